@@ -1,0 +1,204 @@
+"""What the use cases need from the host: Protocols, implemented in host/, store/ and bus/, faked in tests/fakes."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from bangerd.model.image import Image, Kernel
+from bangerd.model.vm import VM, ExitRecord, Unit
+
+
+@dataclass(frozen=True, slots=True)
+class UnitSpec:
+    """One VM's unit: the shim with its VMM, under the VM's own uid."""
+
+    vm: VM
+    argv: tuple[str, ...]  # the shim's whole command line
+    run_dir: Path  # read and written by the unit
+    read_write: tuple[Path, ...]  # further files: the VM's disk
+    read_only: tuple[Path, ...]  # image, kernel, modules, VMM binary's data
+    devices: tuple[str, ...]  # "/dev/kvm", "/dev/net/tun"
+    memory_max: int  # bytes, VMM overhead included
+    lifeline: int | None = None  # descriptor that becomes the shim's stdin; the caller keeps its own copy
+
+
+class Supervisor(Protocol):
+    """Starts and ends units, and says which there are. host/systemd.py or host/supervisor.py."""
+
+    isolates_owners: bool  # False: VMs of two owners are not kept apart from one another
+
+    async def start(self, spec: UnitSpec) -> None:
+        """Return when the shim runs. Raises StepFailed."""
+
+    async def stop(self, sid: str) -> None:
+        """End the unit at once (SIGKILL to all of it) and wait until it is gone. No unit is no error."""
+
+    async def forget(self, sid: str) -> None:
+        """Drop what is left of a failed unit (reset-failed)."""
+
+    async def observe(self, sid: str) -> Unit: ...
+
+    async def list_sids(self) -> frozenset[str]:
+        """All units with banger's prefix, whether known to the database or not."""
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Call `changed(sid)` whenever a unit's state may have changed."""
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What a driver needs to know for one start. Disks in the order of the seed: seed, image, modules, own disk."""
+
+    vm: VM
+    run_dir: Path
+    kernel: Path
+    initrd: Path
+    cmdline: str
+    disks: tuple["Disk", ...]
+    kvm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    path: Path
+    role: str  # "seed", "image", "modules", "data"
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the shim shall start."""
+
+    argv: tuple[str, ...]
+    devices: tuple[str, ...]
+    memory_overhead: int  # bytes the VMM needs beside the guest's memory
+    channel: str  # shim option that says how to reach the guest program: "fd" or "vsock:<path>"
+    read_only: tuple[Path, ...] = ()
+
+
+class VMM(Protocol):
+    """A driver: turns a Launch into a command line, and talks to a running VMM."""
+
+    name: str
+    capabilities: frozenset[str]  # "pause", "balloon", "snapshot", …
+
+    async def plan(self, launch: Launch) -> Plan: ...
+    async def pause(self, vm: VM) -> None: ...
+    async def resume(self, vm: VM) -> None: ...
+    async def paused(self, vm: VM) -> bool: ...
+    async def power_button(self, vm: VM) -> None:
+        """Ask a guest whose agent does not answer to power off (ACPI or the like)."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuestStatus:
+    """What the shim says of its guest; hostile data, checked for shape and size."""
+
+    ready: bool = False
+    sessions: int = 0
+    memory_total: int = 0
+    memory_available: int = 0
+    ports: tuple[int, ...] = ()
+    timings_ms: dict[str, int] = field(default_factory=dict)  # since the shim's start
+
+
+class Shims(Protocol):
+    """Talks to the shims of running VMs through their control sockets."""
+
+    async def status(self, vm: VM) -> GuestStatus: ...
+    async def wait_ready(self, vm: VM) -> None:
+        """Return when the guest program answers; raises GuestFailed when the shim ends first."""
+
+    async def stop(self, vm: VM, grace_s: float) -> None:
+        """Have the guest power off; after `grace_s` the shim kills the VMM. Returns at once."""
+
+    async def kill(self, vm: VM) -> None: ...
+    async def open_session(self, vm: VM, port: int) -> int:
+        """A connected descriptor to the guest program. The caller closes it."""
+
+    def read_exit(self, vm: VM) -> ExitRecord | None: ...
+    def open_log(self, vm: VM) -> int:
+        """The console log, opened for reading. Raises WrongState when there is none."""
+
+
+class Disks(Protocol):
+    """Files of VMs. host/disk.py."""
+
+    async def ensure_disk(self, vm: VM) -> None: ...
+    def has_disk(self, vm: VM) -> bool: ...
+    async def remove_disk(self, vm: VM) -> None: ...
+    async def ensure_run_dir(self, vm: VM, seed: bytes) -> None: ...
+    def has_run_dir(self, vm: VM) -> bool: ...
+    async def remove_run_dir(self, vm: VM) -> None: ...
+    def list_sids(self) -> frozenset[str]: ...
+    def disk_path(self, vm: VM) -> Path: ...
+    def run_dir(self, vm: VM) -> Path: ...
+    def free_bytes(self) -> int: ...
+
+
+class Network(Protocol):
+    """Bridge, taps and the nft table. host/network.py."""
+
+    gateway: str
+    prefix: int
+
+    async def ensure_tap(self, vm: VM) -> None: ...
+    async def remove_tap(self, sid: str) -> None: ...
+    async def list_sids(self) -> frozenset[str]:
+        """Short ids of all taps with banger's prefix. One netlink dump: cheap enough to ask often."""
+
+    async def apply(self, vms: Sequence[VM]) -> None:
+        """Make bridge and rules fit exactly these VMs (all that should have a tap); none: take all down."""
+
+    def nameservers(self) -> tuple[str, ...]:
+        """Resolvers that a guest behind NAT can reach."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One report of long work. `total` 0: unknown. `unit` "bytes" or "items"."""
+
+    stage: str
+    done: int = 0
+    total: int = 0
+    unit: str = "bytes"
+
+
+class Library(Protocol):
+    """Images and kernels on disk, and how they are made. host/library.py."""
+
+    def images(self) -> tuple[Image, ...]: ...
+    def kernels(self) -> tuple[Kernel, ...]: ...
+    def image_path(self, image: Image) -> Path: ...
+    def kernel_paths(self, kernel: Kernel) -> tuple[Path, Path, Path]:
+        """vmlinuz, initrd, modules.squashfs."""
+
+    def catalog(self) -> tuple[str, ...]:
+        """Names that can be pulled."""
+
+    async def pull_image(self, name: str, report: Callable[[Progress], None]) -> Image: ...
+    async def pull_kernel(self, name: str, report: Callable[[Progress], None]) -> Kernel: ...
+    async def remove_image(self, image: Image) -> None: ...
+    async def remove_kernel(self, kernel: Kernel) -> None: ...
+    async def collect(self) -> None:
+        """Remove what interrupted builds left."""
+
+
+class VMStore(Protocol):
+    """Stored VMs. store/vms.py. Every method is one transaction."""
+
+    async def load(self) -> tuple[VM, ...]: ...
+    async def insert(self, vm: VM) -> None:
+        """Raises VMExists."""
+
+    async def save(self, vm: VM) -> None: ...
+    async def delete(self, vm: VM) -> None: ...
+    async def lease_uid(self, first: int, count: int, in_use: frozenset[int]) -> int:
+        """A uid of the range that no stored VM has and that is not `in_use`. Raises LimitReached."""
+
+
+Hook = Callable[[str], Awaitable[None]]  # crash tests: awaited with the name of each step as it is reached
+Changes = AsyncIterator[VM]
