@@ -1,7 +1,8 @@
 """What the use cases need from the host: Protocols, implemented in host/, store/ and bus/, faked in tests/fakes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
@@ -83,6 +84,7 @@ class VMM(Protocol):
     """A driver: turns a Launch into a command line, and talks to a running VMM."""
 
     name: str
+    accelerator: str  # "kvm" or "tcg"
     capabilities: frozenset[str]  # "pause", "balloon", "snapshot", …
 
     async def plan(self, launch: Launch) -> Plan: ...
@@ -108,7 +110,15 @@ class GuestStatus:
 class Shims(Protocol):
     """Talks to the shims of running VMs through their control sockets."""
 
-    async def status(self, vm: VM) -> GuestStatus: ...
+    async def status(self, vm: VM) -> GuestStatus:
+        """Raises GuestFailed when the shim does not answer."""
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Call `changed(sid)` when an attached VM's guest changes its state or its shim goes away."""
+
+    def attach(self, vm: VM) -> None:
+        """Follow the shim of a VM that runs. Twice is no error; ends with the shim."""
+
     async def wait_ready(self, vm: VM) -> None:
         """Return when the guest program answers; raises GuestFailed when the shim ends first."""
 
@@ -119,9 +129,14 @@ class Shims(Protocol):
     async def open_session(self, vm: VM, port: int) -> int:
         """A connected descriptor to the guest program. The caller closes it."""
 
-    def read_exit(self, vm: VM) -> ExitRecord | None: ...
+    def read_exit(self, vm: VM) -> ExitRecord | None:
+        """How the run ended whose unit is gone: its record, LOST when a run left none, None when none was."""
+
     def open_log(self, vm: VM) -> int:
         """The console log, opened for reading. Raises WrongState when there is none."""
+
+    def log_tail(self, vm: VM, lines: int) -> tuple[str, ...]:
+        """The console's last lines, printable characters only."""
 
 
 class Disks(Protocol):
@@ -130,10 +145,23 @@ class Disks(Protocol):
     async def ensure_disk(self, vm: VM) -> None: ...
     def has_disk(self, vm: VM) -> bool: ...
     async def remove_disk(self, vm: VM) -> None: ...
-    async def ensure_run_dir(self, vm: VM, seed: bytes) -> None: ...
+    async def ensure_run_dir(self, vm: VM, seed: bytes) -> None:
+        """A fresh one: what an earlier run left is removed, the seed is written anew."""
+
     def has_run_dir(self, vm: VM) -> bool: ...
+    def is_fresh(self, vm: VM) -> bool:
+        """The run dir has a seed, no socket and no exit record."""
+
     async def remove_run_dir(self, vm: VM) -> None: ...
-    def list_sids(self) -> frozenset[str]: ...
+    def list_sids(self) -> frozenset[str]:
+        """All VMs of which any file is left, in the state or the runtime folder."""
+
+    async def remove_stray(self, sid: str) -> None:
+        """Remove all files of a VM that is not stored."""
+
+    def total_bytes(self) -> int:
+        """Size of the file system that holds the disks."""
+
     def disk_path(self, vm: VM) -> Path: ...
     def run_dir(self, vm: VM) -> Path: ...
     def free_bytes(self) -> int: ...
@@ -142,6 +170,7 @@ class Disks(Protocol):
 class Network(Protocol):
     """Bridge, taps and the nft table. host/network.py."""
 
+    pool: IPv4Network
     gateway: str
     prefix: int
 
@@ -200,5 +229,23 @@ class VMStore(Protocol):
         """A uid of the range that no stored VM has and that is not `in_use`. Raises LimitReached."""
 
 
-Hook = Callable[[str], Awaitable[None]]  # crash tests: awaited with the name of each step as it is reached
-Changes = AsyncIterator[VM]
+class Host(Protocol):
+    """Facts of this machine. host/facts.py."""
+
+    def boot_id(self) -> str: ...
+    def cpus(self) -> int: ...
+    def memory(self) -> int:
+        """Bytes."""
+
+    def kvm(self) -> tuple[bool, str]:
+        """Whether KVM really works, and why (not)."""
+
+    def user_name(self, uid: int) -> str:
+        """The name of an account, or the number as text when it has none."""
+
+    def uids_in_use(self, first: int, count: int) -> frozenset[int]:
+        """Those of the range that a process, a System V IPC object or a file of banger's carries."""
+
+
+# Crash tests: awaited with the name of each point as it is reached.
+Hook = Callable[[str], Awaitable[None]]

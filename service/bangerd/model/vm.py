@@ -107,6 +107,10 @@ class VM:
         return f"bgr-{self.sid}"
 
     @property
+    def wanted_up(self) -> bool:
+        return self.desired in (Desired.RUNNING, Desired.PAUSED)
+
+    @property
     def mac(self) -> str:
         """Locally administered unicast address, derived from the short id."""
         pairs = (self.sid[i : i + 2] for i in range(0, 8, 2))
@@ -120,7 +124,8 @@ class Observed:
     unit: Unit = Unit.ABSENT
     disk: bool = False  # the VM's own disk exists, whole
     tap: bool = False
-    run_dir: bool = False  # runtime folder with seed exists
+    run_dir: bool = False  # the runtime folder exists
+    fresh: bool = False  # ... and is ready for a start: seed written, nothing of an earlier run in it
     ready: bool = False  # the guest program answers
     paused: bool = False
     exit: ExitRecord | None = None  # of the last run, when the unit is gone

@@ -1,0 +1,152 @@
+"""What each step does, by way of the ports; and the one place that looks at the host."""
+
+import errno
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bangerd.config import Config
+from bangerd.core.launch import Launcher
+from bangerd.core.ports import (
+    VMM,
+    Disks,
+    Hook,
+    Host,
+    Library,
+    Network,
+    Shims,
+    Supervisor,
+    VMStore,
+)
+from bangerd.model.errors import BangerError, GuestFailed, StepFailed
+from bangerd.model.lifecycle import Step
+from bangerd.model.vm import VM, Observed, Unit
+
+CONSOLE_LINES = 6
+UNIT_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All that the core needs from outside."""
+
+    config: Config
+    host: Host
+    store: VMStore
+    disks: Disks
+    network: Network
+    supervisor: Supervisor
+    shims: Shims
+    library: Library
+    vmm: VMM
+    shim: Path  # the shim's binary
+    hook: Hook
+
+
+class Effects:
+    """`peers` gives all stored VMs, of which the network rules are made."""
+
+    def __init__(self, ports: Ports, peers: Callable[[], Sequence[VM]]) -> None:
+        self._ports = ports
+        self._peers = peers
+        self._launcher = Launcher(ports)
+        self.boot_id = ports.host.boot_id()
+
+    async def save(self, vm: VM) -> None:
+        await self._ports.store.save(vm)
+
+    async def reached(self, point: str) -> None:
+        await self._ports.hook(point)
+
+    async def observe(self, vm: VM, *, ask_paused: bool) -> Observed:
+        """Everything that next_step wants to know, read from the host now."""
+        ports = self._ports
+        unit = await ports.supervisor.observe(vm.sid)
+        active = unit is Unit.ACTIVE
+        ready = active and await self._is_ready(vm)
+        return Observed(
+            unit=unit,
+            disk=ports.disks.has_disk(vm),
+            tap=vm.sid in await ports.network.list_sids(),
+            run_dir=ports.disks.has_run_dir(vm),
+            fresh=ports.disks.is_fresh(vm),
+            ready=ready,
+            paused=ready and ask_paused and await ports.vmm.paused(vm),
+            exit=ports.shims.read_exit(vm) if unit in (Unit.ABSENT, Unit.FAILED) else None,
+        )
+
+    async def _is_ready(self, vm: VM) -> bool:
+        self._ports.shims.attach(vm)
+        try:
+            return (await self._ports.shims.status(vm)).ready
+        except GuestFailed:
+            return False  # it is just ending: the next look at the unit will show that
+
+    async def start_unit(self, vm: VM, lifeline: int | None) -> None:
+        await self._ports.supervisor.start(await self._launcher.unit(vm, lifeline))
+        self._ports.shims.attach(vm)
+
+    async def do(self, step: Step, vm: VM) -> None:
+        """Take a step that is neither a start nor a wait. Raises StepFailed or a more precise error."""
+        try:
+            await self._do(step, vm)
+        except OSError as exc:
+            hint = "; make room in the state folder" if exc.errno == errno.ENOSPC else ""
+            raise StepFailed(f"{step.value} of '{vm.name}' failed: {exc.strerror or exc}{hint}") from exc
+
+    async def _do(self, step: Step, vm: VM) -> None:
+        ports = self._ports
+        match step:
+            case Step.ENSURE_DISK:
+                await ports.disks.ensure_disk(vm)
+            case Step.ENSURE_RUN_DIR:
+                await ports.disks.ensure_run_dir(vm, self._launcher.seed(vm))
+            case Step.ENSURE_TAP:
+                await ports.network.ensure_tap(vm)
+                await ports.network.apply(self._connected(vm))
+            case Step.REMOVE_TAP:
+                await ports.network.remove_tap(vm.sid)
+                await ports.network.apply([peer for peer in self._connected() if peer.sid != vm.sid])
+            case Step.RESET_UNIT:
+                await ports.supervisor.forget(vm.sid)
+            case Step.KILL_UNIT:
+                await ports.supervisor.stop(vm.sid)
+            case Step.STOP_GUEST:
+                await ports.shims.stop(vm, ports.config.stop_timeout_s)
+            case Step.PAUSE:
+                await ports.vmm.pause(vm)
+            case Step.RESUME:
+                await ports.vmm.resume(vm)
+            case Step.REMOVE_RUN_DIR:
+                await ports.disks.remove_run_dir(vm)
+            case Step.REMOVE_DISK:
+                await ports.disks.remove_disk(vm)
+            case Step.FORGET:
+                await ports.store.delete(vm)
+            case Step.WAIT | Step.AWAIT_READY | Step.START_UNIT:
+                raise AssertionError(step)
+
+    def _connected(self, also: VM | None = None) -> list[VM]:
+        """The VMs that have an address in use: those that are up or on their way."""
+        return [vm for vm in self._peers() if vm is also or (vm.address and vm.wanted_up)]
+
+    def patience_s(self, step: Step) -> float:
+        match step:
+            case Step.AWAIT_READY:
+                return self._ports.config.boot_timeout_s
+            case Step.STOP_GUEST:
+                return self._ports.config.stop_timeout_s + 5
+            case _:
+                return UNIT_PATIENCE_S
+
+    def too_slow(self, vm: VM, step: Step) -> BangerError:
+        if step is Step.AWAIT_READY:
+            limit = self._ports.config.boot_timeout_s
+            return GuestFailed(self.with_console(vm, f"the guest did not answer within {limit:g} s"))
+        return StepFailed(f"the unit of '{vm.name}' neither started nor ended within {UNIT_PATIENCE_S:g} s")
+
+    def with_console(self, vm: VM, text: str) -> str:
+        """`text` with the console's last lines, which say most about a guest that failed."""
+        tail = self._ports.shims.log_tail(vm, CONSOLE_LINES)
+        shown = "".join(f"\n  | {line}" for line in tail)
+        return f"{text}; `banger vm logs {vm.name}` shows its console" + (f", which ends:{shown}" if shown else "")

@@ -1,0 +1,152 @@
+"""Long work, watched and cancelled through objects. Jobs live in memory; what they set in motion does not depend on them."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from bangerd.core.ports import Progress
+from bangerd.model.errors import BangerError, Canceled, LimitReached, NoSuchJob, StepFailed, VMBusy
+
+log = logging.getLogger(__name__)
+
+KEEP_ENDED_S = 60.0
+PER_USER = 64  # running at once
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asked: uid as the bus reports it, the account's name, the unique bus name."""
+
+    uid: int
+    name: str
+    client: str
+
+
+class JobState(StrEnum):
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One running or lately ended piece of work. `target` is the key that at most one job holds at a time."""
+
+    number: int
+    type: str
+    target: str
+    by: Caller
+    started_at: float  # unix time
+    state: JobState = JobState.RUNNING
+    progress: Progress = field(default_factory=lambda: Progress(""))
+    result: dict[str, str | int] = field(default_factory=dict)
+    error: BangerError | None = None
+    followers: set[str] = field(default_factory=set)  # bus names that are told of the end
+    task: "asyncio.Task[None] | None" = None
+
+    @property
+    def owner_uid(self) -> int:
+        return self.by.uid
+
+    @property
+    def client(self) -> str:
+        return self.by.client
+
+    def cancel(self) -> None:
+        """Have the work end as soon as it can; no effect on an ended job."""
+        if self.task is not None:
+            self.task.cancel()
+
+    async def wait(self) -> None:
+        """Return when the work has ended, in whatever way."""
+        if self.task is not None:
+            await asyncio.wait({self.task})
+
+    def report(self, progress: Progress) -> None:
+        self.progress = progress
+
+
+Body = Callable[[Job], Awaitable[None]]
+Listener = Callable[[Job, str], None]
+
+
+class Jobs:
+    """All jobs. Listeners get (job, "added"), (job, "ended") and, when it is forgotten, (job, "removed")."""
+
+    def __init__(self) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._by_target: dict[str, Job] = {}
+        self._next = 1
+        self._listeners: list[Listener] = []
+
+    def subscribe(self, listener: Listener) -> None:
+        self._listeners.append(listener)
+
+    def get(self, number: int) -> Job:
+        """Raises NoSuchJob."""
+        try:
+            return self._jobs[number]
+        except KeyError:
+            raise NoSuchJob(number) from None
+
+    def all(self) -> tuple[Job, ...]:
+        return tuple(self._jobs.values())
+
+    def running(self, target: str) -> Job | None:
+        return self._by_target.get(target)
+
+    def start(self, type_: str, target: str, by: Caller, body: Body, *, shown: str = "", replace: bool = False) -> Job:
+        """Run `body` as a job. Raises VMBusy (saying `shown`) if another job holds the target, unless it may be replaced."""
+        busy = self._by_target.get(target)
+        if busy is not None and not replace:
+            raise VMBusy(shown or target, f"'{busy.type}' (job {busy.number})")
+        if sum(job.by.uid == by.uid and job.state is JobState.RUNNING for job in self._jobs.values()) >= PER_USER:
+            raise LimitReached(f"you have {PER_USER} jobs running already; wait for one, or cancel it (`banger job list`)")
+        job = Job(self._next, type_, target, by, time.time())
+        self._next += 1
+        self._jobs[job.number] = job
+        self._by_target[target] = job
+        # Announced before it can end, so that nobody hears of the end first.
+        self._tell(job, "added")
+        job.task = asyncio.create_task(self._run(job, body, after=busy), name=f"job {job.number} {type_} {target}")
+        return job
+
+    async def close(self) -> None:
+        """End all running jobs; what they work towards is stored and goes on at the next start."""
+        tasks = {job.task for job in self._jobs.values() if job.task is not None and not job.task.done()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def _run(self, job: Job, body: Body, after: Job | None) -> None:
+        try:
+            if after is not None:
+                after.cancel()
+                await after.wait()
+            await body(job)
+        except asyncio.CancelledError:
+            job.state, job.error = JobState.CANCELED, Canceled("the job was canceled")
+        except BangerError as exc:
+            job.state, job.error = JobState.FAILED, exc
+        except Exception:
+            log.exception("job %d (%s %s) met a bug", job.number, job.type, job.target)
+            job.state, job.error = JobState.FAILED, StepFailed("internal error, see the service's journal")
+        else:
+            job.state = JobState.DONE
+        if self._by_target.get(job.target) is job:
+            del self._by_target[job.target]
+        self._tell(job, "ended")
+        asyncio.get_running_loop().call_later(KEEP_ENDED_S, self._forget, job)
+
+    def _forget(self, job: Job) -> None:
+        if self._jobs.pop(job.number, None) is not None:
+            self._tell(job, "removed")
+
+    def _tell(self, job: Job, event: str) -> None:
+        for listener in self._listeners:
+            listener(job, event)

@@ -1,0 +1,222 @@
+"""One VM's reconciler: the task that makes the host match what is stored, one step at a time."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bangerd.core.effects import Effects
+from bangerd.model.errors import BangerError, GuestFailed, StepFailed
+from bangerd.model.lifecycle import WAITING, Step, ending, next_step, state_of
+from bangerd.model.vm import VM, Desired, Observed, VMState
+
+log = logging.getLogger(__name__)
+
+RETRY_FIRST_S, RETRY_LAST_S = 1.0, 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """Whom a machine tells: of a change of state, and that it is gone for good."""
+
+    changed: Callable[["Machine"], None]
+    gone: Callable[["Machine"], None]
+
+
+class Machine:
+    """Owns one VM's record. Only its own task acts on the host; commands store what is wanted and wake it."""
+
+    def __init__(self, vm: VM, effects: Effects, watchers: Watchers) -> None:
+        self.vm = vm
+        self.seen = Observed()
+        self.lifeline: int | None = None  # until the shim has it
+        self.step: Step | None = None
+        self._effects = effects
+        self._watchers = watchers
+        self._wake = asyncio.Event()
+        self._deadline: float | None = None  # of the waiting step, loop time
+        self._hurry = False  # end the VMM without asking the guest
+        self._asked_to_stop = False
+        self._goal: asyncio.Future[None] | None = None
+        self._on_step: Callable[[Step], None] | None = None
+        self._maybe_paused = True  # unknown until asked once
+        self._last_state: VMState | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def begin(self) -> None:
+        """Start the reconciler task."""
+        self._task = asyncio.create_task(self._loop(), name=f"vm {self.vm.sid}")
+        self.wake()
+
+    async def close(self) -> None:
+        """End the task; the VM is left as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+        self._close_lifeline()
+
+    def wake(self) -> None:
+        """Look again: something about the unit, the guest or the record may have changed."""
+        self._wake.set()
+
+    @property
+    def state(self) -> VMState:
+        return state_of(self.vm, self.seen)
+
+    async def store(self, **changes: object) -> None:
+        """Change the record, in the database first."""
+        changed = replace(self.vm, **changes)  # type: ignore[arg-type]  # checked by the dataclass's users
+        await self._effects.save(changed)
+        self.vm = changed
+        self._tell()
+
+    async def reach(
+        self, desired: Desired, on_step: Callable[[Step], None], *, hurry: bool = False, **changes: object
+    ) -> None:
+        """Want `desired` and return when the host matches. Raises what made that impossible.
+
+        `changes` are further fields of the record, stored in the same transaction. A newer call takes the goal
+        over: the older one then raises CancelledError.
+        """
+        self._hurry = hurry
+        await self.store(desired=desired, **changes)
+        if self._goal is not None and not self._goal.done():
+            self._goal.cancel()
+        goal = self._goal = asyncio.get_running_loop().create_future()
+        self._on_step = on_step
+        self.wake()
+        await goal
+
+    async def _loop(self) -> None:
+        pause = RETRY_FIRST_S
+        while True:
+            await self._wake.wait()
+            try:
+                if await self._converge():
+                    return
+                pause, again = RETRY_FIRST_S, False
+            except BangerError as exc:
+                again = await self._failed(exc)
+            except Exception:
+                log.exception("%s: the reconciler met a bug", self.vm.sid)
+                again = await self._failed(StepFailed("internal error, see the service's journal"))
+            if again:
+                asyncio.get_running_loop().call_later(pause, self.wake)
+                pause = min(pause * 2, RETRY_LAST_S)
+
+    async def _converge(self) -> bool:
+        """Step until nothing is left to do. True when the VM is gone for good."""
+        last: tuple[Step, Observed] | None = None
+        while True:
+            self._wake.clear()  # before looking: what changes from here on wakes again
+            await self._observe()
+            await self._heed_ending()
+            step = next_step(self.vm.desired, self.seen)
+            if step is None:
+                self._reached()
+                return False
+            if (step, self.seen) == last and step not in WAITING:
+                raise StepFailed(f"{step.value} of '{self.vm.name}' changed nothing")
+            if last is None or last[0] is not step:
+                self._deadline = None
+                if self._on_step is not None:
+                    self._on_step(step)
+            last = step, self.seen
+            self.step = step
+            try:
+                await self._do(step)
+            finally:
+                self.step = None
+            if step is Step.FORGET:
+                self._reached()
+                self._watchers.gone(self)
+                return True
+
+    async def _observe(self) -> None:
+        ask_paused = self._maybe_paused or self.vm.desired is Desired.PAUSED
+        self.seen = await self._effects.observe(self.vm, ask_paused=ask_paused)
+        if ask_paused and self.seen.ready:
+            self._maybe_paused = self.seen.paused
+        self._tell()
+
+    async def _heed_ending(self) -> None:
+        end = ending(self.vm, self.seen, self._effects.boot_id)
+        if end is None:
+            return
+        text = self._effects.with_console(self.vm, end.error) if end.error else ""
+        log.info("%s (%s) has ended: %s", self.vm.name, self.vm.sid, text or "by its guest")
+        await self.store(desired=end.desired, last_error=text)
+        if self._goal is not None and not self._goal.done():
+            self._goal.set_exception(GuestFailed(text or "the guest powered itself off"))
+
+    async def _do(self, step: Step) -> None:
+        log.debug("%s: %s", self.vm.sid, step.name)
+        await self._effects.reached(step.name.lower())
+        match step:
+            case Step.START_UNIT:
+                await self.store(started_boot=self._effects.boot_id, last_error="")
+                await self._effects.start_unit(self.vm, self.lifeline)
+                self._maybe_paused = self._asked_to_stop = False
+                self._close_lifeline()
+            case Step.STOP_GUEST:
+                await self._stop_guest()
+            case Step.WAIT | Step.AWAIT_READY:
+                if not await self._woken(self._effects.patience_s(step)):
+                    raise self._effects.too_slow(self.vm, step)
+            case _:
+                await self._effects.do(step, self.vm)
+        if step in (Step.PAUSE, Step.RESUME):
+            self._maybe_paused = step is Step.PAUSE
+        await self._effects.reached(step.name.lower() + "_done")
+
+    async def _stop_guest(self) -> None:
+        if self._hurry or not self.seen.ready:
+            await self._effects.do(Step.KILL_UNIT, self.vm)
+            return
+        if not self._asked_to_stop:
+            await self._effects.do(Step.STOP_GUEST, self.vm)
+            self._asked_to_stop = True
+        self._hurry = not await self._woken(self._effects.patience_s(Step.STOP_GUEST))
+
+    async def _woken(self, patience_s: float) -> bool:
+        """Wait for news; False when `patience_s` have passed since this step was first tried."""
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + patience_s
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                await self._wake.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _reached(self) -> None:
+        self._hurry = False
+        if self._goal is not None and not self._goal.done():
+            self._goal.set_result(None)
+
+    async def _failed(self, exc: BangerError) -> bool:
+        """Record a failure. True if what is wanted still is to be tried again, later."""
+        log.warning("%s (%s): %s", self.vm.name, self.vm.sid, exc)
+        self._close_lifeline()
+        starting = self.vm.desired in (Desired.RUNNING, Desired.PAUSED)
+        if starting:
+            # No crash loop: a start that fails is taken back, and the reason kept.
+            await self.store(desired=Desired.ABSENT if self.vm.ephemeral else Desired.STOPPED, last_error=str(exc))
+            self.wake()
+        else:
+            await self.store(last_error=str(exc))
+        if self._goal is not None and not self._goal.done():
+            self._goal.set_exception(exc)
+        return not starting
+
+    def _close_lifeline(self) -> None:
+        if self.lifeline is not None:
+            os.close(self.lifeline)
+            self.lifeline = None
+
+    def _tell(self) -> None:
+        state = self.state
+        if state is not self._last_state:
+            self._last_state = state
+            self._watchers.changed(self)

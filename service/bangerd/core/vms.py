@@ -1,0 +1,449 @@
+"""The VMs of this machine: what callers may ask for. Each command stores what is wanted and wakes the VM's reconciler."""
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from bangerd.core.effects import Effects, Ports
+from bangerd.core.jobs import Caller, Job, Jobs
+from bangerd.core.launch import Launcher
+from bangerd.core.machine import Machine, Watchers
+from bangerd.core.ports import Progress
+from bangerd.model.errors import (
+    BangerError,
+    GuestFailed,
+    HostNotReady,
+    InvalidSpec,
+    LimitReached,
+    NoSuchVM,
+    VMExists,
+    WrongState,
+)
+from bangerd.model.lifecycle import Step
+from bangerd.model.names import generate
+from bangerd.model.network import lease
+from bangerd.model.sizing import HostSize, Sizes, Wish, resolve
+from bangerd.model.vm import VM, Desired, Unit, VMSpec, VMState, check_name
+
+log = logging.getLogger(__name__)
+
+SESSIONS = 1  # the guest program's port for sessions
+KEYS_LIMIT, LABELS_LIMIT = 64, 64
+
+Value = str | int | bool | list[str] | dict[str, str] | dict[str, int]
+Event = str  # "added", "state", "removed"
+
+
+@dataclass(frozen=True, slots=True)
+class CreateRequest:
+    """None or "": the default. Memory and disk in bytes. An empty name: one is made up."""
+
+    name: str = ""
+    image: str = ""
+    kernel: str = ""
+    vcpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    nat: bool = True
+    ssh_keys: tuple[str, ...] = ()
+    labels: dict[str, str] = field(default_factory=dict)
+    start: bool = True
+    ephemeral: bool = False
+
+
+class VMs:
+    """`begin()` before use. Methods are to be called from the event loop only."""
+
+    def __init__(self, ports: Ports, jobs: Jobs) -> None:
+        self._ports = ports
+        self._jobs = jobs
+        self._machines: dict[str, Machine] = {}
+        self._names: dict[str, str] = {}  # name -> sid, those being created included
+        self._effects = Effects(ports, lambda: [m.vm for m in self._machines.values()])
+        self._launcher = Launcher(ports)
+        self._listeners: list[Callable[[VM, Event], None]] = []
+        self._creating = asyncio.Lock()
+
+    # life of the service
+
+    async def begin(self) -> None:
+        """Take up all stored VMs, remove what belongs to none, and bring the network to what is wanted."""
+        stored = await self._ports.store.load()
+        for vm in stored:
+            self._adopt(vm)
+        await self._drop_strays(frozenset(vm.sid for vm in stored))
+        self._ports.supervisor.watch(self._wake)
+        self._ports.shims.watch(self._wake)
+        for machine in self._machines.values():
+            await self._end_orphan(machine)
+        await self._ports.network.apply([vm for vm in stored if vm.wanted_up and vm.address])
+        for machine in self._machines.values():
+            machine.begin()
+
+    async def close(self) -> None:
+        """Let go of all VMs; those that run go on."""
+        for machine in list(self._machines.values()):
+            await machine.close()
+
+    async def _end_orphan(self, machine: Machine) -> None:
+        """`vm run --rm` whose descriptor was lost before the shim had it: nobody is waiting for it any more."""
+        vm = machine.vm
+        if vm.ephemeral and vm.wanted_up and await self._ports.supervisor.observe(vm.sid) is Unit.ABSENT:
+            await machine.store(desired=Desired.ABSENT)
+
+    async def _drop_strays(self, known: frozenset[str]) -> None:
+        ports = self._ports
+        for sid in await ports.supervisor.list_sids() - known:
+            log.warning("ending unit of unknown VM %s", sid)
+            await ports.supervisor.stop(sid)
+            await ports.supervisor.forget(sid)
+        for sid in await ports.network.list_sids() - known:
+            log.warning("removing tap of unknown VM %s", sid)
+            await ports.network.remove_tap(sid)
+        for sid in ports.disks.list_sids() - known:
+            log.warning("removing files of unknown VM %s", sid)
+            await ports.disks.remove_stray(sid)
+
+    def _wake(self, sid: str) -> None:
+        machine = self._machines.get(sid)
+        if machine is not None:
+            machine.wake()
+
+    def _adopt(self, vm: VM) -> Machine:
+        machine = Machine(vm, self._effects, Watchers(self._changed, self._gone))
+        self._machines[vm.sid] = machine
+        self._names[vm.name] = vm.sid
+        return machine
+
+    def _changed(self, machine: Machine) -> None:
+        self._tell(machine.vm, "state")
+
+    def _gone(self, machine: Machine) -> None:
+        del self._machines[machine.vm.sid]
+        del self._names[machine.vm.name]
+        self._tell(machine.vm, "removed")
+
+    # what there is
+
+    def subscribe(self, listener: Callable[[VM, Event], None]) -> None:
+        self._listeners.append(listener)
+
+    def _tell(self, vm: VM, event: Event) -> None:
+        for listener in self._listeners:
+            listener(vm, event)
+
+    def all(self) -> tuple[VM, ...]:
+        """By name."""
+        return tuple(sorted((m.vm for m in self._machines.values()), key=lambda vm: vm.name))
+
+    def find(self, name: str) -> VM:
+        """Raises NoSuchVM."""
+        return self.get(self._names.get(name, ""), shown=name)
+
+    def get(self, sid: str, *, shown: str = "") -> VM:
+        """Raises NoSuchVM."""
+        return self._machine(sid, shown=shown).vm
+
+    def _machine(self, sid: str, *, shown: str = "") -> Machine:
+        try:
+            return self._machines[sid]
+        except KeyError:
+            raise NoSuchVM(shown or sid) from None
+
+    def state(self, vm: VM) -> VMState:
+        return self._machine(vm.sid, shown=vm.name).state
+
+    async def describe(self, vm: VM) -> dict[str, Value]:
+        """Everything the owner may know, sizes in bytes, times in unix seconds."""
+        machine = self._machine(vm.sid, shown=vm.name)
+        spec = vm.spec
+        facts: dict[str, Value] = {
+            "id": vm.id,
+            "short_id": vm.sid,
+            "name": vm.name,
+            "state": machine.state.value,
+            "desired": vm.desired.value,
+            "owner": vm.owner_uid,
+            "owner_name": vm.owner_name,
+            "image": spec.image,
+            "kernel": spec.kernel,
+            "vcpu": spec.vcpu,
+            "memory": spec.memory,
+            "disk": spec.disk,
+            "nat": spec.nat,
+            "labels": dict(spec.labels),
+            "address": vm.address,
+            "ephemeral": vm.ephemeral,
+            "created_at": vm.created_at,
+            "error": vm.last_error,
+            "vmm": self._ports.vmm.name,
+            "accelerator": self._ports.vmm.accelerator,
+        }
+        if machine.seen.unit is Unit.ACTIVE:
+            facts.update(await self._guest_facts(vm))
+        return facts
+
+    async def _guest_facts(self, vm: VM) -> dict[str, Value]:
+        try:
+            status = await self._ports.shims.status(vm)
+        except GuestFailed:
+            return {}
+        return {
+            "sessions": status.sessions,
+            "memory_total": status.memory_total,
+            "memory_available": status.memory_available,
+            "listening": [str(port) for port in status.ports],
+            "timings_ms": dict(status.timings_ms),
+        }
+
+    # what there shall be
+
+    def sizes(self, request: CreateRequest) -> Sizes:
+        """The effective sizes and where they came from. Raises InvalidSpec."""
+        host = self._ports.host
+        size = HostSize(host.cpus(), host.memory(), self._ports.disks.total_bytes())
+        asked = Wish(request.vcpu, request.memory, request.disk)
+        return resolve(asked, self._ports.config.vm_defaults, size)
+
+    def resolve(self, request: CreateRequest) -> dict[str, Value]:
+        """The effective spec, for showing before anything is made; `<key>_origin` says where a value came from."""
+        sizes = self.sizes(request)
+        config = self._ports.config
+        facts: dict[str, Value] = {
+            "image": request.image or config.default_image_name,
+            "image_origin": "request" if request.image else "config",
+            "kernel": request.kernel or config.default_kernel_name,
+            "kernel_origin": "request" if request.kernel else "config",
+            "nat": request.nat,
+            "vmm": self._ports.vmm.name,
+            "accelerator": self._ports.vmm.accelerator,
+        }
+        for key in ("vcpu", "memory", "disk"):
+            sized = getattr(sizes, key)
+            facts[key] = sized.value
+            facts[f"{key}_origin"] = sized.origin
+        facts["image_present"] = _present(lambda: self._launcher.image(str(facts["image"])))
+        facts["kernel_present"] = _present(lambda: self._launcher.kernel(str(facts["kernel"])))
+        return facts
+
+    async def create(self, request: CreateRequest, by: Caller, lifeline: int | None = None) -> tuple[VM, Job]:
+        """Store a new VM and start making it. The descriptor `lifeline` becomes ours, also when this raises.
+
+        Raises InvalidSpec, VMExists, NoSuchImage, NoSuchKernel, LimitReached, HostNotReady.
+        """
+        try:
+            async with self._creating:
+                vm = await self._insert(request, by)
+        except BaseException:
+            if lifeline is not None:
+                os.close(lifeline)
+            raise
+        machine = self._adopt(vm)
+        machine.lifeline = lifeline
+        self._tell(vm, "added")
+        machine.begin()
+        desired = Desired.RUNNING if request.start else Desired.STOPPED
+        job = self._jobs.start("create", _target(vm), by, self._creation(machine, desired), shown=vm.name)
+        job.result.update({"vm": vm.sid, "name": vm.name})
+        return vm, job
+
+    async def _insert(self, request: CreateRequest, by: Caller) -> VM:
+        config, ports = self._ports.config, self._ports
+        _check_request(request)
+        name = check_name(request.name) if request.name else generate(self._names)
+        if name in self._names:
+            raise VMExists(name)
+        if sum(m.vm.owner_uid == by.uid for m in self._machines.values()) >= config.max_vms_per_user:
+            raise LimitReached(
+                f"you have {config.max_vms_per_user} VMs, as many as this machine allows each user; delete one"
+            )
+        self._check_isolation(by)
+        sizes = self.sizes(request)
+        image = self._launcher.image(request.image or config.default_image_name)
+        kernel = self._launcher.kernel(request.kernel or config.default_kernel_name)
+        spec = VMSpec(
+            image=image.id,
+            kernel=kernel.id,
+            vcpu=sizes.vcpu.value,
+            memory=sizes.memory.value,
+            disk=sizes.disk.value,
+            nat=request.nat,
+            ssh_keys=request.ssh_keys,
+            labels=dict(request.labels),
+        )
+        in_use = ports.host.uids_in_use(config.uid_first, config.uid_count)
+        uid = await ports.store.lease_uid(config.uid_first, config.uid_count, in_use)
+        identity = self._new_id()
+        vm = VM(
+            id=str(identity),
+            sid=identity.hex[:8],
+            name=name,
+            owner_uid=by.uid,
+            owner_name=by.name,
+            spec=spec,
+            desired=Desired.STOPPED,
+            uid=uid,
+            ephemeral=request.ephemeral,
+            created_at=int(time.time()),
+        )
+        await ports.store.insert(vm)
+        return vm
+
+    def _new_id(self) -> uuid.UUID:
+        while (identity := uuid.uuid4()).hex[:8] in self._machines:
+            pass
+        return identity
+
+    def _check_isolation(self, by: Caller) -> None:
+        if self._ports.supervisor.isolates_owners or self._ports.config.allow_shared_host:
+            return
+        other = next((m.vm for m in self._machines.values() if m.vm.owner_uid != by.uid), None)
+        if other is not None:
+            raise HostNotReady(
+                f"{other.owner_name} has VMs on this machine, and without systemd nothing keeps VMs of two users"
+                " apart; run banger under systemd, or have the admin set allow_shared_host = true"
+            )
+
+    def _creation(self, machine: Machine, desired: Desired) -> Callable[[Job], Awaitable[None]]:
+        async def body(job: Job) -> None:
+            try:
+                if desired is Desired.RUNNING:
+                    await self._up(machine, job)
+                else:
+                    await self._ports.disks.ensure_disk(machine.vm)
+                    await machine.reach(desired, _reporter(job))
+            except asyncio.CancelledError:
+                # A creation that is cancelled leaves nothing; unless it was replaced by a newer command.
+                if self._jobs.running(_target(machine.vm)) is job:
+                    await machine.store(desired=Desired.ABSENT)
+                    machine.wake()
+                raise
+
+        return body
+
+    async def _up(self, machine: Machine, job: Job) -> None:
+        pool = self._ports.network.pool
+        taken = {m.vm.address: m.vm for m in self._machines.values() if m.vm.address and m is not machine}
+        address, victim = lease(pool, machine.vm.address, {a: not vm.wanted_up for a, vm in taken.items()})
+        if victim:
+            await self._machines[taken[address].sid].store(address="")
+        # started_boot = "": the exit record of an earlier run is of no interest from here on.
+        await machine.reach(Desired.RUNNING, _reporter(job), address=address, started_boot="", last_error="")
+
+    def start(self, vm: VM, by: Caller) -> Job:
+        """Raises VMBusy. A VM that runs is left alone; one that is paused goes on."""
+        machine = self._machine(vm.sid, shown=vm.name)
+
+        async def body(job: Job) -> None:
+            if machine.vm.desired is Desired.RUNNING:
+                await machine.reach(Desired.RUNNING, _reporter(job))
+            else:
+                await self._up(machine, job)
+
+        return self._job("start", vm, by, body)
+
+    def stop(self, vm: VM, by: Caller) -> Job:
+        """Ask the guest to power off; end it when it does not within `stop_timeout_s`."""
+        return self._job("stop", vm, by, self._down(vm, hurry=False), replace=True)
+
+    def kill(self, vm: VM, by: Caller) -> Job:
+        """End the VMM at once."""
+        return self._job("kill", vm, by, self._down(vm, hurry=True), replace=True)
+
+    def _down(self, vm: VM, *, hurry: bool) -> Callable[[Job], Awaitable[None]]:
+        machine = self._machine(vm.sid, shown=vm.name)
+
+        async def body(job: Job) -> None:
+            if machine.vm.desired is Desired.ABSENT:
+                raise WrongState(f"VM '{vm.name}' is being deleted")
+            after = Desired.ABSENT if vm.ephemeral else Desired.STOPPED
+            await machine.reach(after, _reporter(job), hurry=hurry, last_error="")
+
+        return body
+
+    def restart(self, vm: VM, by: Caller) -> Job:
+        """Stop, then start."""
+        machine = self._machine(vm.sid, shown=vm.name)
+
+        async def body(job: Job) -> None:
+            await machine.reach(Desired.STOPPED, _reporter(job), last_error="")
+            await self._up(machine, job)
+
+        return self._job("restart", vm, by, body)
+
+    def pause(self, vm: VM, by: Caller) -> Job:
+        return self._freeze("pause", vm, by, Desired.PAUSED)
+
+    def resume(self, vm: VM, by: Caller) -> Job:
+        return self._freeze("resume", vm, by, Desired.RUNNING)
+
+    def _freeze(self, type_: str, vm: VM, by: Caller, desired: Desired) -> Job:
+        machine = self._machine(vm.sid, shown=vm.name)
+        if "pause" not in self._ports.vmm.capabilities:
+            raise HostNotReady(f"the VMM {self._ports.vmm.name} cannot pause a VM")
+        if machine.state not in (VMState.RUNNING, VMState.PAUSED):
+            raise WrongState(f"VM '{vm.name}' is {machine.state}, only one that runs can be paused or resumed")
+
+        async def body(job: Job) -> None:
+            await machine.reach(desired, _reporter(job))
+
+        return self._job(type_, vm, by, body)
+
+    def delete(self, vm: VM, by: Caller) -> Job:
+        """End the VM at once and remove all that belongs to it."""
+        machine = self._machine(vm.sid, shown=vm.name)
+
+        async def body(job: Job) -> None:
+            await machine.reach(Desired.ABSENT, _reporter(job))
+
+        return self._job("delete", vm, by, body, replace=True)
+
+    def _job(
+        self, type_: str, vm: VM, by: Caller, body: Callable[[Job], Awaitable[None]], *, replace: bool = False
+    ) -> Job:
+        return self._jobs.start(type_, _target(vm), by, body, shown=vm.name, replace=replace)
+
+    async def open_session(self, vm: VM) -> int:
+        """A connected descriptor to the guest program; the caller closes it. Raises WrongState, GuestFailed."""
+        machine = self._machine(vm.sid, shown=vm.name)
+        if machine.state is not VMState.RUNNING:
+            raise WrongState(f"VM '{vm.name}' is {machine.state}; `banger vm start {vm.name}` starts it")
+        return await self._ports.shims.open_session(vm, SESSIONS)
+
+    def open_log(self, vm: VM) -> int:
+        """The console log's descriptor, for reading. Raises WrongState when the VM was never started."""
+        self._machine(vm.sid, shown=vm.name)
+        return self._ports.shims.open_log(vm)
+
+
+def _target(vm: VM) -> str:
+    return f"vm/{vm.sid}"
+
+
+def _reporter(job: Job) -> Callable[[Step], None]:
+    return lambda step: job.report(Progress(step.value))
+
+
+def _present(find: Callable[[], object]) -> bool:
+    try:
+        find()
+    except BangerError:
+        return False
+    return True
+
+
+def _check_request(request: CreateRequest) -> None:
+    if len(request.ssh_keys) > KEYS_LIMIT:
+        raise InvalidSpec(f"{len(request.ssh_keys)} ssh keys; {KEYS_LIMIT} are possible")
+    for key in request.ssh_keys:
+        if "\n" in key or not key.isprintable() or not 16 <= len(key) <= 8192:
+            raise InvalidSpec(f"{ascii(key[:40])} is no ssh public key; give one line of a .pub file")
+    if len(request.labels) > LABELS_LIMIT:
+        raise InvalidSpec(f"{len(request.labels)} labels; {LABELS_LIMIT} are possible")
+    for name, value in request.labels.items():
+        if not name.isprintable() or not value.isprintable() or not 1 <= len(name) <= 64 or len(value) > 256:
+            raise InvalidSpec(f"label {ascii(name[:40])} is not possible; printable, name to 64, value to 256 characters")

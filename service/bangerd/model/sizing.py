@@ -1,0 +1,102 @@
+"""How large a VM becomes: flags, the admin's config, the host, constants, in this order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bangerd.model.errors import InvalidSpec
+from bangerd.model.vm import GIB, MIB
+
+Origin = Literal["request", "config", "host", "built-in"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sized:
+    """A value and where it came from."""
+
+    value: int
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """vCPUs; memory and disk in bytes."""
+
+    vcpu: Sized
+    memory: Sized
+    disk: Sized
+
+
+@dataclass(frozen=True, slots=True)
+class HostSize:
+    """cpus; memory and the state folder's file system in bytes."""
+
+    cpus: int
+    memory: int
+    disk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What one layer says; None: nothing. Memory and disk in bytes."""
+
+    vcpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+
+
+MEMORY_FLOOR = 128 * MIB
+DISK_FLOOR = 256 * MIB
+DISK_DEFAULT = 8 * GIB
+DISK_CEILING = 16 * 1024 * GIB
+VCPU_CEILING = 32  # Firecracker's MAX_SUPPORTED_VCPUS
+
+
+def resolve(asked: Wish, config: Wish, host: HostSize) -> Sizes:
+    """The effective sizes. Raises InvalidSpec for what no VM on this host can have."""
+    by_host = Wish(vcpu=min(4, host.cpus // 4), memory=_whole_mib(min(8 * GIB, host.memory // 8)))
+    sizes = Sizes(
+        vcpu=_pick(asked.vcpu, config.vcpu, by_host.vcpu, 1, 1),
+        memory=_pick(asked.memory, config.memory, by_host.memory, 512 * MIB, 512 * MIB),
+        disk=_pick(asked.disk, config.disk, None, DISK_DEFAULT, DISK_FLOOR),
+    )
+    _check(sizes, host)
+    return sizes
+
+
+def _whole_mib(count: int) -> int:
+    return count // MIB * MIB
+
+
+def _pick(asked: int | None, config: int | None, host: int | None, constant: int, floor: int) -> Sized:
+    if asked is not None:
+        return Sized(asked, "request")
+    if config is not None:
+        return Sized(config, "config")
+    if host is not None and host >= floor:
+        return Sized(host, "host")
+    return Sized(constant, "built-in")
+
+
+def _check(sizes: Sizes, host: HostSize) -> None:
+    vcpu, memory, disk = sizes.vcpu.value, sizes.memory.value, sizes.disk.value
+    most = min(VCPU_CEILING, host.cpus)
+    if not 1 <= vcpu <= most:
+        raise InvalidSpec(f"{vcpu} vCPUs are not possible here; ask for 1 to {most}, this host has {host.cpus} CPUs")
+    if not MEMORY_FLOOR <= memory <= host.memory:
+        raise InvalidSpec(
+            f"{memory} bytes of memory are not possible here; ask for {MEMORY_FLOOR // MIB} MiB"
+            f" to {host.memory // MIB} MiB, all that this host has"
+        )
+    if memory % MIB:
+        raise InvalidSpec(f"{memory} bytes of memory are no whole number of MiB; ask for {-(-memory // MIB)} MiB")
+    ceiling = min(DISK_CEILING, host.disk)
+    if not DISK_FLOOR <= disk <= ceiling:
+        raise InvalidSpec(
+            f"a disk of {disk} bytes is not possible here; ask for {DISK_FLOOR // MIB} MiB to {ceiling // MIB} MiB,"
+            " the size of the file system that holds it"
+        )
+    if disk % BLOCK:
+        raise InvalidSpec(f"a disk of {disk} bytes is no whole number of {BLOCK}-byte blocks")
+
+
+BLOCK = 4096
