@@ -109,13 +109,8 @@ async def spawn(
     env: Mapping[str, str] | None = None,
     pass_fds: Sequence[int] = (),
     cwd: Path | None = None,
-    ids: tuple[int, int] | None = None,
-    umask: int = -1,
 ) -> asyncio.subprocess.Process:
-    """Start a long-lived child in a session of its own; the caller ends and reaps it.
-
-    `ids` is the uid and gid to become, without any supplementary group. Raises StepFailed.
-    """
+    """Start a child in a session of its own; the caller ends and reaps it. Raises StepFailed."""
     _announce(argv)
     try:
         return await asyncio.create_subprocess_exec(
@@ -127,13 +122,47 @@ async def spawn(
             pass_fds=tuple(pass_fds),
             cwd=cwd,
             start_new_session=True,
-            umask=umask,
-            user=None if ids is None else ids[0],
-            group=None if ids is None else ids[1],
-            extra_groups=None if ids is None else (),
         )
     except OSError as exc:
         raise _not_started(argv, exc) from exc
+
+
+def detach(
+    argv: Sequence[str],
+    *,
+    uid: int,
+    groups: Sequence[int],
+    stdin: int | None,
+    stderr: int,
+    pass_fds: Sequence[int],
+    cwd: Path,
+) -> int:
+    """Start a command that outlives the service, and return its pidfd; the caller closes it and reaps by it.
+
+    It runs at `uid` as its uid and gid, with umask 0, in a session of its own. asyncio's processes will not
+    do: their transports kill the child when the loop ends. Raises StepFailed.
+    """
+    _announce(argv)
+    try:
+        child = subprocess.Popen(
+            argv,
+            stdin=DEVNULL if stdin is None else stdin,
+            stdout=DEVNULL,
+            stderr=stderr,
+            env=_ENV,
+            pass_fds=tuple(pass_fds),
+            cwd=cwd,
+            start_new_session=True,
+            umask=0,
+            user=uid,
+            group=uid,
+            extra_groups=tuple(groups),
+        )
+    except OSError as exc:
+        raise _not_started(argv, exc) from exc
+    pidfd = os.pidfd_open(child.pid)  # nobody but us can have reaped it yet
+    child.returncode = 0  # it is no longer Popen's to wait for, nor to complain about when it is collected
+    return pidfd
 
 
 class _Collector(asyncio.SubprocessProtocol):

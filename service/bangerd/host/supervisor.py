@@ -1,0 +1,237 @@
+"""Supervises shims where systemd is not PID 1.
+
+A VM's record is the file `<runtime>/proc/<sid>` in a folder that only root sees. The shim inherits it open
+and locked, so the lock says whether the shim lives, whoever asks and whatever became of the bangerd that
+started it; and it writes its number and start time there. What a shim wrote is believed only about a process
+of the VM's own uid, and that uid is the file's group, which a shim cannot change.
+"""
+
+import asyncio
+import fcntl
+import logging
+import os
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from bangerd.core.ports import UnitSpec
+from bangerd.host.devices import device_groups
+from bangerd.host.pidfd import Process, end_all_of
+from bangerd.host.process import detach
+from bangerd.model.errors import StepFailed
+from bangerd.model.vm import Unit
+
+log = logging.getLogger(__name__)
+
+_SID = re.compile(r"[0-9a-f]{8}")
+_GONE_S = 10.0  # from SIGKILL to the end: longer only for a process stuck in the kernel
+_SAID_S = 5.0  # from exec to the shim's first line
+_NICE = 5  # below bangerd's, as CPUWeight= is under systemd
+
+
+class ProcessSupervisor:
+    """ports.Supervisor with pidfds. VMs of two owners share one view of the host: nothing isolates them."""
+
+    isolates_owners = False
+
+    def __init__(self, runtime_dir: Path) -> None:
+        self._folder = runtime_dir / "proc"
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._alive: dict[str, Process] = {}
+        self._failed: set[str] = set()
+        self._changed: Callable[[str], None] = _ignore
+
+    async def start(self, spec: UnitSpec) -> None:
+        """Start the shim at the VM's uid. Raises StepFailed."""
+        sid, uid = spec.vm.sid, spec.vm.uid
+        if uid == 0:
+            raise StepFailed(f"VM '{spec.vm.name}' has no uid of its own; nothing was started")
+        if await self.observe(sid) is not Unit.ABSENT:
+            raise StepFailed(f"VM '{spec.vm.name}' is running, or its last failure was not cleared")
+        record = self._lock(sid, uid)
+        try:
+            errors = os.open(
+                self._folder / f"{sid}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
+            )
+            try:
+                pidfd = detach(
+                    _command(spec, record),
+                    uid=uid,
+                    groups=device_groups(spec.devices),
+                    stdin=spec.lifeline,
+                    stderr=errors,
+                    pass_fds=(record,),
+                    cwd=spec.run_dir,
+                )
+            finally:
+                os.close(errors)
+        except BaseException:
+            self._unlink(sid)
+            raise
+        finally:
+            os.close(record)  # the shim has its own: from here on the lock is the shim's alone
+        process = Process(pidfd, uid, child=True)
+        process.be_nice(_NICE)
+        self._follow(sid, process)
+
+    async def stop(self, sid: str) -> None:
+        """Kill the shim and whatever else runs at the VM's uid. Raises StepFailed if something stays."""
+        process = self._find(sid) or await self._wait_said(sid)
+        if process is None:
+            return
+        process.kill()
+        if not await process.wait_end(_GONE_S) or not await end_all_of(process.uid, _GONE_S):
+            raise StepFailed(f"the processes of VM {sid} did not end within {_GONE_S:g} s of SIGKILL")
+        self._settle(sid)
+        await self.forget(sid)
+
+    async def forget(self, sid: str) -> None:
+        """Remove the record of a shim that has ended."""
+        if self._find(sid) is None and not self._locked(sid):
+            self._failed.discard(sid)
+            self._unlink(sid)
+
+    async def observe(self, sid: str) -> Unit:
+        """ACTIVATING: a shim that a bangerd which has died since started has not said its number yet."""
+        if self._find(sid) is not None:
+            return Unit.ACTIVE
+        if self._locked(sid):
+            return Unit.ACTIVATING
+        return Unit.FAILED if sid in self._failed else Unit.ABSENT
+
+    async def list_sids(self) -> frozenset[str]:
+        """VMs whose shim lives, or failed and was not forgotten. Clears away records of shims that ended."""
+        found = {entry.name for entry in self._folder.iterdir() if _SID.fullmatch(entry.name)}
+        for sid in list(found):
+            if await self.observe(sid) is Unit.ABSENT:
+                self._unlink(sid)
+                found.discard(sid)
+        return frozenset(found)
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        """Also finds the shims that an earlier bangerd started."""
+        self._changed = changed
+        for entry in self._folder.iterdir():
+            if _SID.fullmatch(entry.name):
+                self._find(entry.name)
+
+    async def close(self) -> None:
+        """Let go of the shims; they go on."""
+        for process in self._alive.values():
+            process.close()
+        self._alive.clear()
+        self._changed = _ignore
+
+    def _lock(self, sid: str, gid: int) -> int:
+        """The record, empty and locked by this descriptor. The caller closes it."""
+        fd = os.open(self._folder / sid, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
+            os.fchown(fd, 0, gid)
+        except OSError as exc:
+            os.close(fd)
+            raise StepFailed(f"the record of VM {sid} cannot be locked: {exc.strerror}") from exc
+        return fd
+
+    def _locked(self, sid: str) -> bool:
+        """Whether the shim lives."""
+        try:
+            fd = os.open(self._folder / sid, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(fd)
+        return False
+
+    def _find(self, sid: str) -> Process | None:
+        """The living shim, one of an earlier bangerd included."""
+        process = self._alive.get(sid)
+        if process is not None:
+            if not process.ended():
+                return process
+            self._settle(sid)
+            return None
+        if not self._locked(sid):
+            return None
+        process = self._adopt(sid)
+        if process is not None:
+            self._follow(sid, process)
+        return process
+
+    def _adopt(self, sid: str) -> Process | None:
+        """The process that the record names, if it is beyond doubt the shim."""
+        try:
+            fd = os.open(self._folder / sid, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            uid = os.fstat(fd).st_gid
+            said = re.fullmatch(rb"([1-9][0-9]{0,9}) ([0-9]{1,20})\n", os.read(fd, 64))
+        finally:
+            os.close(fd)
+        if said is None or uid == 0:
+            return None
+        process = Process.open(int(said[1]), int(said[2]), uid)
+        # Asked last: locked now means that the shim lived all the while, so its number was nobody else's.
+        if process is not None and not self._locked(sid):
+            process.close()
+            return None
+        return process
+
+    async def _wait_said(self, sid: str) -> Process | None:
+        """For the moment between a shim's exec and its first line, when the bangerd that waited has died."""
+        deadline = asyncio.get_running_loop().time() + _SAID_S
+        while self._locked(sid):
+            process = self._find(sid)
+            if process is not None:
+                return process
+            if asyncio.get_running_loop().time() > deadline:
+                raise StepFailed(
+                    f"the shim of VM {sid} runs, but {self._folder / sid} does not say which process it is"
+                )
+            await asyncio.sleep(0.01)
+        return None
+
+    def _follow(self, sid: str, process: Process) -> None:
+        self._alive[sid] = process
+        process.when_ended(lambda: self._settle(sid))
+
+    def _settle(self, sid: str) -> None:
+        """Take note of a shim's end."""
+        process = self._alive.pop(sid, None)
+        if process is None:
+            return
+        status = process.reap()
+        process.close()
+        if status:  # None when an earlier bangerd was its parent: then the exit record alone knows
+            log.warning("the shim of VM %s ended with status %d; %s/%s.log", sid, status, self._folder, sid)
+            self._failed.add(sid)
+        else:
+            self._unlink(sid)
+        self._changed(sid)
+
+    def _unlink(self, sid: str) -> None:
+        for name in (sid, f"{sid}.log"):
+            with suppress(FileNotFoundError):
+                (self._folder / name).unlink()
+
+
+def _ignore(_sid: str) -> None:
+    """Nobody watches yet."""
+
+
+def _command(spec: UnitSpec, record: int) -> list[str]:
+    """The shim's command line behind prlimit, which sets limits before the shim can fork."""
+    shim, *rest = spec.argv
+    if not os.access(shim, os.X_OK):
+        raise StepFailed(
+            f"{shim} is missing or not executable; `make` builds it, `make install` installs it"
+        )
+    limits = ("--core=0", "--nofile=4096", "--memlock=8388608", f"--nproc={256 + spec.vm.spec.vcpu}")
+    return ["prlimit", *limits, "--", shim, "--pid-fd", str(record), *rest]
