@@ -119,9 +119,6 @@ class Shims(Protocol):
     def attach(self, vm: VM) -> None:
         """Follow the shim of a VM that runs. Twice is no error; ends with the shim."""
 
-    async def wait_ready(self, vm: VM) -> None:
-        """Return when the guest program answers; raises GuestFailed when the shim ends first."""
-
     async def stop(self, vm: VM, grace_s: float) -> None:
         """Have the guest power off; after `grace_s` the shim kills the VMM. Returns at once."""
 
@@ -181,6 +178,9 @@ class Network(Protocol):
 
     async def apply(self, vms: Sequence[VM]) -> None:
         """Make bridge and rules fit exactly these VMs (all that should have a tap); none: take all down."""
+
+    async def problems(self) -> list[str]:
+        """What on this host will keep guests off the network, each with the command that mends it."""
 
     def nameservers(self) -> tuple[str, ...]:
         """Resolvers that a guest behind NAT can reach."""

@@ -140,6 +140,14 @@ class VMs:
         """By name."""
         return tuple(sorted((m.vm for m in self._machines.values()), key=lambda vm: vm.name))
 
+    def summary(self) -> str:
+        """One line for `systemctl status`."""
+        states = [machine.state for machine in self._machines.values()]
+        running = states.count(VMState.RUNNING)
+        failed = states.count(VMState.FAILED)
+        text = f"{len(states)} VM{'' if len(states) == 1 else 's'}, {running} running"
+        return text + (f", {failed} failed" if failed else "")
+
     def find(self, name: str) -> VM:
         """Raises NoSuchVM."""
         return self.get(self._names.get(name, ""), shown=name)

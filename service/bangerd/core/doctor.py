@@ -1,0 +1,77 @@
+"""Is this machine fit? One check a line, each with the next step to take."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from bangerd.core.effects import Ports
+from bangerd.core.vms import CreateRequest, VMs
+from bangerd.model.errors import BangerError
+from bangerd.model.vm import GIB
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`hint` says what to do; empty when all is well."""
+
+    name: str
+    state: Literal["ok", "warning", "failed"]
+    text: str
+    hint: str = ""
+
+
+class Doctor:
+    """Reads the host, changes nothing."""
+
+    def __init__(self, ports: Ports, vms: VMs) -> None:
+        self._ports = ports
+        self._vms = vms
+
+    async def checks(self) -> list[Check]:
+        ports = self._ports
+        return [
+            self._vmm(),
+            self._sizes(),
+            self._disk(),
+            Check("supervisor", *self._isolation()),
+            *[Check("network", "warning", text) for text in await ports.network.problems()],
+            self._library(),
+        ]
+
+    def _vmm(self) -> Check:
+        works, why = self._ports.host.kvm()
+        vmm = f"{self._ports.vmm.name} with {self._ports.vmm.accelerator}"
+        if works:
+            return Check("vmm", "ok", f"{vmm}: {why}")
+        return Check("vmm", "warning", f"{vmm}: {why}", "guests run, but slowly; enable virtualization in the firmware")
+
+    def _sizes(self) -> Check:
+        try:
+            sizes = self._vms.sizes(CreateRequest())
+        except BangerError as exc:
+            return Check("defaults", "failed", str(exc), "mend vm_defaults in /etc/banger/banger.toml")
+        shown = ", ".join(
+            f"{key} {getattr(sizes, key).value} ({getattr(sizes, key).origin})" for key in ("vcpu", "memory", "disk")
+        )
+        return Check("defaults", "ok", shown)
+
+    def _disk(self) -> Check:
+        free = self._ports.disks.free_bytes()
+        text = f"{free // GIB} GiB free for images and disks"
+        if free < 4 * GIB:
+            return Check("disk", "warning", text, "make room in the state folder")
+        return Check("disk", "ok", text)
+
+    def _isolation(self) -> tuple[Literal["ok", "warning"], str, str]:
+        if self._ports.supervisor.isolates_owners:
+            return "ok", "each VM runs in a systemd unit of its own", ""
+        return (
+            "warning",
+            "systemd is not PID 1: VMs are plain processes, of one owner at a time",
+            "boot the machine with systemd",
+        )
+
+    def _library(self) -> Check:
+        images = ", ".join(sorted({image.name for image in self._ports.library.images()}))
+        if images:
+            return Check("images", "ok", images)
+        return Check("images", "warning", "no image yet", "`banger image pull` makes the default one")

@@ -1,0 +1,31 @@
+"""Connecting to a socket in a VM's folder, which a VMM that was broken into may have tampered with."""
+
+import os
+import socket
+import stat
+import struct
+from pathlib import Path
+
+
+def dial(path: Path, uid: int) -> socket.socket:
+    """A non-blocking connected stream socket whose peer carries `uid`.
+
+    No link is followed, the connection goes through the descriptor that was looked at, and nothing was sent yet.
+    Raises OSError; PermissionError when the socket is not the VM's own. A full backlog is EAGAIN at once.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISSOCK(os.fstat(found).st_mode):
+                raise PermissionError(f"{path.name} is no socket: the VMM may have been broken into")
+            sock.connect(f"/proc/self/fd/{found}")
+        finally:
+            os.close(found)
+        _pid, peer, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if peer != uid:
+            raise PermissionError(f"{path.name} belongs to uid {peer}: the VMM may have been broken into")
+    except BaseException:
+        sock.close()
+        raise
+    return sock

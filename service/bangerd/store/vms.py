@@ -1,0 +1,62 @@
+"""Stored VMs: records to model and back."""
+
+import json
+from dataclasses import asdict
+
+import peewee
+
+from bangerd.model.errors import LimitReached, VMExists
+from bangerd.model.vm import VM, Desired, VMSpec
+from bangerd.store.database import Database
+from bangerd.store.records import Counter, VMRecord
+
+
+class VMRows:
+    """Implements core.ports.VMStore."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def load(self) -> tuple[VM, ...]:
+        return await self._database.run(lambda: tuple(_vm(row) for row in VMRecord.select()))
+
+    async def insert(self, vm: VM) -> None:
+        """Raises VMExists."""
+        try:
+            await self._database.transaction(lambda: VMRecord.insert(_fields(vm)).execute())
+        except peewee.IntegrityError as exc:
+            raise VMExists(vm.name) from exc
+
+    async def save(self, vm: VM) -> None:
+        await self._database.transaction(lambda: VMRecord.replace(_fields(vm)).execute())
+
+    async def delete(self, vm: VM) -> None:
+        await self._database.transaction(lambda: VMRecord.delete_by_id(vm.sid))
+
+    async def lease_uid(self, first: int, count: int, in_use: frozenset[int]) -> int:
+        """The next uid of the range in turn that is neither stored nor `in_use`. Raises LimitReached."""
+
+        def pick() -> int:
+            taken = in_use | {row.uid for row in VMRecord.select(VMRecord.uid)}
+            last = Counter.get_or_none(Counter.name == "uid")
+            start = last.value + 1 if last is not None and first <= last.value < first + count - 1 else first
+            for offset in range(count):
+                uid = first + (start - first + offset) % count
+                if uid not in taken:
+                    Counter.replace(name="uid", value=uid).execute()
+                    return uid
+            raise LimitReached(f"all {count} uids for VMs are in use; delete a VM, or raise uid_count")
+
+        return await self._database.transaction(pick)
+
+
+def _fields(vm: VM) -> dict[str, object]:
+    fields = {name: getattr(vm, name) for name in VMRecord._meta.sorted_field_names}
+    return fields | {"spec": json.dumps(asdict(vm.spec)), "desired": vm.desired.value}
+
+
+def _vm(row: VMRecord) -> VM:
+    fields = {name: getattr(row, name) for name in VMRecord._meta.sorted_field_names}
+    spec = json.loads(row.spec)
+    spec["ssh_keys"] = tuple(spec["ssh_keys"])
+    return VM(**fields | {"spec": VMSpec(**spec), "desired": Desired(row.desired)})
