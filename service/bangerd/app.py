@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import fcntl
 import logging
 import os
 import signal
@@ -11,16 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import sdnotify
+from dbus_next.aio.message_bus import MessageBus
 
 from bangerd import config as configuration
 from bangerd.bus.server import Server
 from bangerd.core.doctor import Doctor
 from bangerd.core.effects import Ports
+from bangerd.core.hook import hook_from
 from bangerd.core.images import Images
 from bangerd.core.jobs import Jobs
 from bangerd.core.ports import Supervisor
 from bangerd.core.vms import VMs
-from bangerd.core.hook import hook_from
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import HostFacts
 from bangerd.host.library import ImageLibrary
@@ -53,12 +55,20 @@ class Options:
 
 
 def parse_args(argv: list[str]) -> Options:
-    parser = argparse.ArgumentParser(prog="bangerd", description="The root service behind banger; see bangerd(8).")
+    parser = argparse.ArgumentParser(
+        prog="bangerd", description="The root service behind banger; see bangerd(8)."
+    )
     parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/banger"))
     parser.add_argument("--runtime-dir", type=Path, default=Path("/run/banger"))
-    parser.add_argument("--libexec-dir", type=Path, default=None, help="where banger-shim and banger-guest are")
-    parser.add_argument("--config", type=Path, default=None, help="default: /etc/banger/banger.toml, if it exists")
-    parser.add_argument("--bus-address", default="unix:path=/run/dbus/system_bus_socket", help="D-Bus address")
+    parser.add_argument(
+        "--libexec-dir", type=Path, default=None, help="where banger-shim and banger-guest are"
+    )
+    parser.add_argument(
+        "--config", type=Path, default=None, help="default: /etc/banger/banger.toml, if it exists"
+    )
+    parser.add_argument(
+        "--bus-address", default="unix:path=/run/dbus/system_bus_socket", help="D-Bus address"
+    )
     parser.add_argument("--supervisor", choices=("auto", "systemd", "process"), default="auto")
     parser.add_argument("--verbose", action="store_true", help="log each step")
     parser.add_argument("--version", action="version", version=version("banger"))
@@ -103,7 +113,10 @@ async def serve(options: Options) -> None:
     network = HostNetwork(config.subnet, options.runtime_dir)
     shims = ShimClients(disks)
     library = ImageLibrary(
-        options.state_dir, libexec_dir=options.libexec_dir, mirror=config.mirror, systemd=supervisor.isolates_owners
+        options.state_dir,
+        libexec_dir=options.libexec_dir,
+        mirror=config.mirror,
+        systemd=supervisor.isolates_owners,
     )
     await library.collect()
     ports = Ports(
@@ -122,7 +135,12 @@ async def serve(options: Options) -> None:
     jobs = Jobs()
     vms = VMs(ports, jobs)
     server = Server(
-        vms=vms, images=Images(ports, jobs, vms), jobs=jobs, doctor=Doctor(ports, vms), host=host, version=version("banger")
+        vms=vms,
+        images=Images(ports, jobs, vms),
+        jobs=jobs,
+        doctor=Doctor(ports),
+        host=host,
+        version=version("banger"),
     )
     try:
         await server.connect(options.bus_address)
@@ -161,14 +179,13 @@ async def _until(stop: asyncio.Event, server: Server, vms: VMs, notify: sdnotify
 async def _supervisor(options: Options) -> Supervisor:
     booted = Path("/run/systemd/system").is_dir()
     if options.supervisor == "systemd" or (options.supervisor == "auto" and booted):
-        return await SystemdSupervisor.connect(options.bus_address)
+        bus = MessageBus(bus_address=options.bus_address, negotiate_unix_fd=True)
+        return await SystemdSupervisor.connect(await bus.connect())
     return ProcessSupervisor(options.runtime_dir)
 
 
 def _lock(runtime_dir: Path) -> int:
     """Only one bangerd may act on a runtime folder, whatever bus it is on."""
-    import fcntl
-
     lock = os.open(runtime_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -181,7 +198,9 @@ def main(argv: list[str]) -> int:
     """The process: 0 after an orderly end, 1 with one line on stderr when it cannot run."""
     options = parse_args(argv)
     logging.basicConfig(
-        level=logging.DEBUG if options.verbose else logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr
+        level=logging.DEBUG if options.verbose else logging.INFO,
+        format="%(name)s: %(message)s",
+        stream=sys.stderr,
     )
     for noisy in ("asyncio", "pyroute2", "qemu"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

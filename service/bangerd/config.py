@@ -74,7 +74,9 @@ def _check(config: Config) -> None:
         if getattr(config, key) < 1:
             raise ConfigError(f"{key} must be 1 or more")
     if not 1000 <= config.uid_first <= 2**31 - config.uid_count:
-        raise ConfigError("uid_first must leave the system's uids (below 1000) alone and end below 2147483648")
+        raise ConfigError(
+            "uid_first must leave the system's uids (below 1000) alone and end below 2147483648"
+        )
     for key in ("firecracker_bin", "qemu_bin"):
         value = getattr(config, key)
         if value and not value.startswith("/"):
@@ -102,7 +104,7 @@ def _size(text: object) -> int:
         number, unit = text.rstrip("KMGT"), text[len(text.rstrip("KMGT")) :]
         if number.isdecimal() and unit in _UNITS:
             return int(number) * _UNITS[unit]
-    raise ConfigError(f"vm_defaults.disk_size = {text!r} is no size; write it like \"16G\"")
+    raise ConfigError(f'vm_defaults.disk_size = {text!r} is no size; write it like "16G"')
 
 
 def _known(table: dict[str, Any], known: list[str], prefix: str) -> None:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from bangerd.core.describe import Describer
 from bangerd.core.effects import Ports
-from bangerd.core.vms import CreateRequest, VMs
+from bangerd.core.requests import CreateRequest
 from bangerd.model.errors import BangerError
 from bangerd.model.vm import GIB
 
@@ -22,9 +23,9 @@ class Check:
 class Doctor:
     """Reads the host, changes nothing."""
 
-    def __init__(self, ports: Ports, vms: VMs) -> None:
+    def __init__(self, ports: Ports) -> None:
         self._ports = ports
-        self._vms = vms
+        self._describer = Describer(ports)
 
     async def checks(self) -> list[Check]:
         ports = self._ports
@@ -42,15 +43,21 @@ class Doctor:
         vmm = f"{self._ports.vmm.name} with {self._ports.vmm.accelerator}"
         if works:
             return Check("vmm", "ok", f"{vmm}: {why}")
-        return Check("vmm", "warning", f"{vmm}: {why}", "guests run, but slowly; enable virtualization in the firmware")
+        return Check(
+            "vmm",
+            "warning",
+            f"{vmm}: {why}",
+            "guests run, but slowly; enable virtualization in the firmware",
+        )
 
     def _sizes(self) -> Check:
         try:
-            sizes = self._vms.sizes(CreateRequest())
+            sizes = self._describer.sizes(CreateRequest())
         except BangerError as exc:
             return Check("defaults", "failed", str(exc), "mend vm_defaults in /etc/banger/banger.toml")
         shown = ", ".join(
-            f"{key} {getattr(sizes, key).value} ({getattr(sizes, key).origin})" for key in ("vcpu", "memory", "disk")
+            f"{key} {getattr(sizes, key).value} ({getattr(sizes, key).origin})"
+            for key in ("vcpu", "memory", "disk")
         )
         return Check("defaults", "ok", shown)
 

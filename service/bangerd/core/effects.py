@@ -1,7 +1,7 @@
 """What each step does, by way of the ports; and the one place that looks at the host."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,20 @@ class Effects:
         self._peers = peers
         self._launcher = Launcher(ports)
         self.boot_id = ports.host.boot_id()
+        self._acts: dict[Step, Callable[[VM], Awaitable[None]]] = {
+            Step.ENSURE_DISK: ports.disks.ensure_disk,
+            Step.ENSURE_RUN_DIR: self._write_seed,
+            Step.ENSURE_TAP: self._connect,
+            Step.RESET_UNIT: lambda vm: ports.supervisor.forget(vm.sid),
+            Step.PAUSE: ports.vmm.pause,
+            Step.RESUME: ports.vmm.resume,
+            Step.STOP_GUEST: self._ask_to_stop,
+            Step.KILL_UNIT: lambda vm: ports.supervisor.stop(vm.sid),
+            Step.REMOVE_TAP: self._disconnect,
+            Step.REMOVE_RUN_DIR: ports.disks.remove_run_dir,
+            Step.REMOVE_DISK: ports.disks.remove_disk,
+            Step.FORGET: ports.store.delete,
+        }
 
     async def save(self, vm: VM) -> None:
         await self._ports.store.save(vm)
@@ -89,46 +103,28 @@ class Effects:
     async def do(self, step: Step, vm: VM) -> None:
         """Take a step that is neither a start nor a wait. Raises StepFailed or a more precise error."""
         try:
-            await self._do(step, vm)
+            await self._acts[step](vm)
         except OSError as exc:
             hint = "; make room in the state folder" if exc.errno == errno.ENOSPC else ""
             raise StepFailed(f"{step.value} of '{vm.name}' failed: {exc.strerror or exc}{hint}") from exc
 
-    async def _do(self, step: Step, vm: VM) -> None:
-        ports = self._ports
-        match step:
-            case Step.ENSURE_DISK:
-                await ports.disks.ensure_disk(vm)
-            case Step.ENSURE_RUN_DIR:
-                await ports.disks.ensure_run_dir(vm, self._launcher.seed(vm))
-            case Step.ENSURE_TAP:
-                await ports.network.ensure_tap(vm)
-                await ports.network.apply(self._connected(vm))
-            case Step.REMOVE_TAP:
-                await ports.network.remove_tap(vm.sid)
-                await ports.network.apply([peer for peer in self._connected() if peer.sid != vm.sid])
-            case Step.RESET_UNIT:
-                await ports.supervisor.forget(vm.sid)
-            case Step.KILL_UNIT:
-                await ports.supervisor.stop(vm.sid)
-            case Step.STOP_GUEST:
-                await ports.shims.stop(vm, ports.config.stop_timeout_s)
-            case Step.PAUSE:
-                await ports.vmm.pause(vm)
-            case Step.RESUME:
-                await ports.vmm.resume(vm)
-            case Step.REMOVE_RUN_DIR:
-                await ports.disks.remove_run_dir(vm)
-            case Step.REMOVE_DISK:
-                await ports.disks.remove_disk(vm)
-            case Step.FORGET:
-                await ports.store.delete(vm)
-            case Step.WAIT | Step.AWAIT_READY | Step.START_UNIT:
-                raise AssertionError(step)
+    async def _write_seed(self, vm: VM) -> None:
+        await self._ports.disks.ensure_run_dir(vm, self._launcher.seed(vm))
 
-    def _connected(self, also: VM | None = None) -> list[VM]:
+    async def _connect(self, vm: VM) -> None:
+        await self._ports.network.ensure_tap(vm)
+        await self._ports.network.apply(self._connected())
+
+    async def _disconnect(self, vm: VM) -> None:
+        await self._ports.network.remove_tap(vm.sid)
+        await self._ports.network.apply([peer for peer in self._connected() if peer.sid != vm.sid])
+
+    async def _ask_to_stop(self, vm: VM) -> None:
+        await self._ports.shims.stop(vm, self._ports.config.stop_timeout_s)
+
+    def _connected(self) -> list[VM]:
         """The VMs that have an address in use: those that are up or on their way."""
-        return [vm for vm in self._peers() if vm is also or (vm.address and vm.wanted_up)]
+        return [vm for vm in self._peers() if vm.address and vm.wanted_up]
 
     def patience_s(self, step: Step) -> float:
         match step:
@@ -149,4 +145,6 @@ class Effects:
         """`text` with the console's last lines, which say most about a guest that failed."""
         tail = self._ports.shims.log_tail(vm, CONSOLE_LINES)
         shown = "".join(f"\n  | {line}" for line in tail)
-        return f"{text}; `banger vm logs {vm.name}` shows its console" + (f", which ends:{shown}" if shown else "")
+        return f"{text}; `banger vm logs {vm.name}` shows its console" + (
+            f", which ends:{shown}" if shown else ""
+        )

@@ -61,10 +61,16 @@ class Images:
         async def body(job: Job) -> None:
             kernel = self._config.default_kernel_name
             if not any(kernel in (k.name, k.id) for k in self._library.kernels()):
-                await self._library.pull_kernel(kernel, lambda p: job.report(replace(p, stage=f"kernel: {p.stage}")))
+                await self._library.pull_kernel(
+                    kernel, lambda p: job.report(replace(p, stage=f"kernel: {p.stage}"))
+                )
                 self._changed()
-            image = await self._library.pull_image(name, lambda p: job.report(replace(p, stage=f"image: {p.stage}")))
-            job.result.update({"image": image.id, "name": image.name, "digest": image.digest, "size": image.size})
+            image = await self._library.pull_image(
+                name, lambda p: job.report(replace(p, stage=f"image: {p.stage}"))
+            )
+            job.result.update(
+                {"image": image.id, "name": image.name, "digest": image.digest, "size": image.size}
+            )
             self._changed()
 
         return self._jobs.start("pull", target, by, body, shown=name)

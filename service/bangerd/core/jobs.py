@@ -1,4 +1,4 @@
-"""Long work, watched and cancelled through objects. Jobs live in memory; what they set in motion does not depend on them."""
+"""Long work, watched and cancelled through objects. Jobs live in memory; what they set in motion is stored elsewhere."""
 
 import asyncio
 import logging
@@ -99,20 +99,29 @@ class Jobs:
     def running(self, target: str) -> Job | None:
         return self._by_target.get(target)
 
-    def start(self, type_: str, target: str, by: Caller, body: Body, *, shown: str = "", replace: bool = False) -> Job:
-        """Run `body` as a job. Raises VMBusy (saying `shown`) if another job holds the target, unless it may be replaced."""
+    def start(
+        self, type_: str, target: str, by: Caller, body: Body, *, shown: str = "", replace: bool = False
+    ) -> Job:
+        """Run `body` as a job. Raises VMBusy (naming `shown`) if another job holds the target and may not be replaced."""
         busy = self._by_target.get(target)
         if busy is not None and not replace:
             raise VMBusy(shown or target, f"'{busy.type}' (job {busy.number})")
-        if sum(job.by.uid == by.uid and job.state is JobState.RUNNING for job in self._jobs.values()) >= PER_USER:
-            raise LimitReached(f"you have {PER_USER} jobs running already; wait for one, or cancel it (`banger job list`)")
+        if (
+            sum(job.by.uid == by.uid and job.state is JobState.RUNNING for job in self._jobs.values())
+            >= PER_USER
+        ):
+            raise LimitReached(
+                f"you have {PER_USER} jobs running already; wait for one, or cancel it (`banger job list`)"
+            )
         job = Job(self._next, type_, target, by, time.time())
         self._next += 1
         self._jobs[job.number] = job
         self._by_target[target] = job
         # Announced before it can end, so that nobody hears of the end first.
         self._tell(job, "added")
-        job.task = asyncio.create_task(self._run(job, body, after=busy), name=f"job {job.number} {type_} {target}")
+        job.task = asyncio.create_task(
+            self._run(job, body, after=busy), name=f"job {job.number} {type_} {target}"
+        )
         return job
 
     async def close(self) -> None:

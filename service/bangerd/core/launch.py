@@ -42,8 +42,8 @@ class Launcher:
         image = self.image(vm.spec.image)
         return Seed(
             hostname=vm.name,
-            address=f"{vm.address}/{network.prefix}",
-            gateway=network.gateway,
+            address=f"{vm.address}/{network.pool.prefix}",
+            gateway=network.pool.gateway,
             nameservers=network.nameservers() if vm.spec.nat else (),
             disks=ROLES,
             authorized_keys=vm.spec.ssh_keys,

@@ -202,7 +202,9 @@ class Machine:
         starting = self.vm.desired in (Desired.RUNNING, Desired.PAUSED)
         if starting:
             # No crash loop: a start that fails is taken back, and the reason kept.
-            await self.store(desired=Desired.ABSENT if self.vm.ephemeral else Desired.STOPPED, last_error=str(exc))
+            await self.store(
+                desired=Desired.ABSENT if self.vm.ephemeral else Desired.STOPPED, last_error=str(exc)
+            )
             self.wake()
         else:
             await self.store(last_error=str(exc))

@@ -2,11 +2,11 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Protocol
 
 from bangerd.model.image import Image, Kernel
+from bangerd.model.network import Pool
 from bangerd.model.vm import VM, ExitRecord, Unit
 
 
@@ -167,9 +167,7 @@ class Disks(Protocol):
 class Network(Protocol):
     """Bridge, taps and the nft table. host/network.py."""
 
-    pool: IPv4Network
-    gateway: str
-    prefix: int
+    pool: Pool
 
     async def ensure_tap(self, vm: VM) -> None: ...
     async def remove_tap(self, sid: str) -> None: ...

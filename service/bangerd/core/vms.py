@@ -1,4 +1,4 @@
-"""The VMs of this machine: what callers may ask for. Each command stores what is wanted and wakes the VM's reconciler."""
+"""The VMs of this machine, and what callers may ask for: a command stores what is wanted and wakes the reconciler."""
 
 import asyncio
 import logging
@@ -6,18 +6,16 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 
+from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
 from bangerd.core.jobs import Caller, Job, Jobs
 from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine, Watchers
 from bangerd.core.ports import Progress
+from bangerd.core.requests import CreateRequest, check_request
 from bangerd.model.errors import (
-    BangerError,
-    GuestFailed,
     HostNotReady,
-    InvalidSpec,
     LimitReached,
     NoSuchVM,
     VMExists,
@@ -25,34 +23,14 @@ from bangerd.model.errors import (
 )
 from bangerd.model.lifecycle import Step
 from bangerd.model.names import generate
-from bangerd.model.network import lease
-from bangerd.model.sizing import HostSize, Sizes, Wish, resolve
+from bangerd.model.network import Lease, lease
 from bangerd.model.vm import VM, Desired, Unit, VMSpec, VMState, check_name
 
 log = logging.getLogger(__name__)
 
 SESSIONS = 1  # the guest program's port for sessions
-KEYS_LIMIT, LABELS_LIMIT = 64, 64
 
-Value = str | int | bool | list[str] | dict[str, str] | dict[str, int]
 Event = str  # "added", "state", "removed"
-
-
-@dataclass(frozen=True, slots=True)
-class CreateRequest:
-    """None or "": the default. Memory and disk in bytes. An empty name: one is made up."""
-
-    name: str = ""
-    image: str = ""
-    kernel: str = ""
-    vcpu: int | None = None
-    memory: int | None = None
-    disk: int | None = None
-    nat: bool = True
-    ssh_keys: tuple[str, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict)
-    start: bool = True
-    ephemeral: bool = False
 
 
 class VMs:
@@ -65,6 +43,7 @@ class VMs:
         self._names: dict[str, str] = {}  # name -> sid, those being created included
         self._effects = Effects(ports, lambda: [m.vm for m in self._machines.values()])
         self._launcher = Launcher(ports)
+        self._describer = Describer(ports)
         self._listeners: list[Callable[[VM, Event], None]] = []
         self._creating = asyncio.Lock()
 
@@ -167,78 +146,17 @@ class VMs:
 
     async def describe(self, vm: VM) -> dict[str, Value]:
         """Everything the owner may know, sizes in bytes, times in unix seconds."""
-        machine = self._machine(vm.sid, shown=vm.name)
-        spec = vm.spec
-        facts: dict[str, Value] = {
-            "id": vm.id,
-            "short_id": vm.sid,
-            "name": vm.name,
-            "state": machine.state.value,
-            "desired": vm.desired.value,
-            "owner": vm.owner_uid,
-            "owner_name": vm.owner_name,
-            "image": spec.image,
-            "kernel": spec.kernel,
-            "vcpu": spec.vcpu,
-            "memory": spec.memory,
-            "disk": spec.disk,
-            "nat": spec.nat,
-            "labels": dict(spec.labels),
-            "address": vm.address,
-            "ephemeral": vm.ephemeral,
-            "created_at": vm.created_at,
-            "error": vm.last_error,
-            "vmm": self._ports.vmm.name,
-            "accelerator": self._ports.vmm.accelerator,
-        }
-        if machine.seen.unit is Unit.ACTIVE:
-            facts.update(await self._guest_facts(vm))
-        return facts
+        return await self._describer.describe(self._machine(vm.sid, shown=vm.name))
 
-    async def _guest_facts(self, vm: VM) -> dict[str, Value]:
-        try:
-            status = await self._ports.shims.status(vm)
-        except GuestFailed:
-            return {}
-        return {
-            "sessions": status.sessions,
-            "memory_total": status.memory_total,
-            "memory_available": status.memory_available,
-            "listening": [str(port) for port in status.ports],
-            "timings_ms": dict(status.timings_ms),
-        }
+    def resolve(self, request: CreateRequest) -> dict[str, Value]:
+        """The effective spec, for showing before anything is made. Raises InvalidSpec."""
+        return self._describer.resolve(request)
 
     # what there shall be
 
-    def sizes(self, request: CreateRequest) -> Sizes:
-        """The effective sizes and where they came from. Raises InvalidSpec."""
-        host = self._ports.host
-        size = HostSize(host.cpus(), host.memory(), self._ports.disks.total_bytes())
-        asked = Wish(request.vcpu, request.memory, request.disk)
-        return resolve(asked, self._ports.config.vm_defaults, size)
-
-    def resolve(self, request: CreateRequest) -> dict[str, Value]:
-        """The effective spec, for showing before anything is made; `<key>_origin` says where a value came from."""
-        sizes = self.sizes(request)
-        config = self._ports.config
-        facts: dict[str, Value] = {
-            "image": request.image or config.default_image_name,
-            "image_origin": "request" if request.image else "config",
-            "kernel": request.kernel or config.default_kernel_name,
-            "kernel_origin": "request" if request.kernel else "config",
-            "nat": request.nat,
-            "vmm": self._ports.vmm.name,
-            "accelerator": self._ports.vmm.accelerator,
-        }
-        for key in ("vcpu", "memory", "disk"):
-            sized = getattr(sizes, key)
-            facts[key] = sized.value
-            facts[f"{key}_origin"] = sized.origin
-        facts["image_present"] = _present(lambda: self._launcher.image(str(facts["image"])))
-        facts["kernel_present"] = _present(lambda: self._launcher.kernel(str(facts["kernel"])))
-        return facts
-
-    async def create(self, request: CreateRequest, by: Caller, lifeline: int | None = None) -> tuple[VM, Job]:
+    async def create(
+        self, request: CreateRequest, by: Caller, lifeline: int | None = None
+    ) -> tuple[VM, Job]:
         """Store a new VM and start making it. The descriptor `lifeline` becomes ours, also when this raises.
 
         Raises InvalidSpec, VMExists, NoSuchImage, NoSuchKernel, LimitReached, HostNotReady.
@@ -261,7 +179,7 @@ class VMs:
 
     async def _insert(self, request: CreateRequest, by: Caller) -> VM:
         config, ports = self._ports.config, self._ports
-        _check_request(request)
+        check_request(request)
         name = check_name(request.name) if request.name else generate(self._names)
         if name in self._names:
             raise VMExists(name)
@@ -270,7 +188,7 @@ class VMs:
                 f"you have {config.max_vms_per_user} VMs, as many as this machine allows each user; delete one"
             )
         self._check_isolation(by)
-        sizes = self.sizes(request)
+        sizes = self._describer.sizes(request)
         image = self._launcher.image(request.image or config.default_image_name)
         kernel = self._launcher.kernel(request.kernel or config.default_kernel_name)
         spec = VMSpec(
@@ -334,11 +252,12 @@ class VMs:
         return body
 
     async def _up(self, machine: Machine, job: Job) -> None:
-        pool = self._ports.network.pool
-        taken = {m.vm.address: m.vm for m in self._machines.values() if m.vm.address and m is not machine}
-        address, victim = lease(pool, machine.vm.address, {a: not vm.wanted_up for a, vm in taken.items()})
-        if victim:
-            await self._machines[taken[address].sid].store(address="")
+        others = [m.vm for m in self._machines.values() if m is not machine and m.vm.address]
+        leases = [Lease(vm.address, vm.sid, running=vm.wanted_up, since=vm.created_at) for vm in others]
+        address = lease(self._ports.network.pool, machine.vm.sid, machine.vm.address, leases)
+        victim = next((vm for vm in others if vm.address == address), None)
+        if victim is not None:
+            await self._machines[victim.sid].store(address="")
         # started_boot = "": the exit record of an earlier run is of no interest from here on.
         await machine.reach(Desired.RUNNING, _reporter(job), address=address, started_boot="", last_error="")
 
@@ -394,7 +313,9 @@ class VMs:
         if "pause" not in self._ports.vmm.capabilities:
             raise HostNotReady(f"the VMM {self._ports.vmm.name} cannot pause a VM")
         if machine.state not in (VMState.RUNNING, VMState.PAUSED):
-            raise WrongState(f"VM '{vm.name}' is {machine.state}, only one that runs can be paused or resumed")
+            raise WrongState(
+                f"VM '{vm.name}' is {machine.state}, only one that runs can be paused or resumed"
+            )
 
         async def body(job: Job) -> None:
             await machine.reach(desired, _reporter(job))
@@ -411,7 +332,13 @@ class VMs:
         return self._job("delete", vm, by, body, replace=True)
 
     def _job(
-        self, type_: str, vm: VM, by: Caller, body: Callable[[Job], Awaitable[None]], *, replace: bool = False
+        self,
+        type_: str,
+        vm: VM,
+        by: Caller,
+        body: Callable[[Job], Awaitable[None]],
+        *,
+        replace: bool = False,
     ) -> Job:
         return self._jobs.start(type_, _target(vm), by, body, shown=vm.name, replace=replace)
 
@@ -434,24 +361,3 @@ def _target(vm: VM) -> str:
 
 def _reporter(job: Job) -> Callable[[Step], None]:
     return lambda step: job.report(Progress(step.value))
-
-
-def _present(find: Callable[[], object]) -> bool:
-    try:
-        find()
-    except BangerError:
-        return False
-    return True
-
-
-def _check_request(request: CreateRequest) -> None:
-    if len(request.ssh_keys) > KEYS_LIMIT:
-        raise InvalidSpec(f"{len(request.ssh_keys)} ssh keys; {KEYS_LIMIT} are possible")
-    for key in request.ssh_keys:
-        if "\n" in key or not key.isprintable() or not 16 <= len(key) <= 8192:
-            raise InvalidSpec(f"{ascii(key[:40])} is no ssh public key; give one line of a .pub file")
-    if len(request.labels) > LABELS_LIMIT:
-        raise InvalidSpec(f"{len(request.labels)} labels; {LABELS_LIMIT} are possible")
-    for name, value in request.labels.items():
-        if not name.isprintable() or not value.isprintable() or not 1 <= len(name) <= 64 or len(value) > 256:
-            raise InvalidSpec(f"label {ascii(name[:40])} is not possible; printable, name to 64, value to 256 characters")

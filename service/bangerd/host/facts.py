@@ -40,7 +40,9 @@ class HostFacts:
 
 def _probe_kvm() -> tuple[bool, str]:
     """The device alone says little: in a VM without nested virtualization it opens, yet runs no stock kernel."""
-    flags = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), "")
+    flags = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), ""
+    )
     if not {"vmx", "svm"} & set(flags.split()):
         return False, "the CPU shows neither vmx nor svm"
     try:
@@ -56,7 +58,7 @@ def _process_uids() -> set[int]:
 
 
 def _owners(folders: tuple[Path, ...]) -> set[int]:
-    found = set()
+    found: set[int] = set()
     for folder in folders:
         try:
             entries = list(os.scandir(folder))
@@ -73,7 +75,7 @@ def _owners(folders: tuple[Path, ...]) -> set[int]:
 
 
 def _ipc_uids() -> set[int]:
-    found = set()
+    found: set[int] = set()
     for kind in SYSVIPC:
         try:
             lines = Path("/proc/sysvipc", kind).read_text().splitlines()

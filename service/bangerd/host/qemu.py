@@ -59,7 +59,9 @@ class Qemu:
             async with asyncio.timeout(QMP_S), self._session(vm) as qmp:
                 return await qmp.execute(command)
         except (QMPError, OSError, TimeoutError) as exc:
-            raise StepFailed(f"QEMU of '{vm.name}' did not do '{command}': {str(exc) or 'no answer in time'}") from exc
+            raise StepFailed(
+                f"QEMU of '{vm.name}' did not do '{command}': {str(exc) or 'no answer in time'}"
+            ) from exc
 
     @asynccontextmanager
     async def _session(self, vm: VM) -> AsyncIterator[QMPClient]:
@@ -77,7 +79,9 @@ class Qemu:
 
 def find_qemu(configured: str) -> str:
     """The binary's path. Raises HostNotReady."""
-    found = configured if configured and os.access(configured, os.X_OK) else shutil.which(configured or BINARY)
+    found = (
+        configured if configured and os.access(configured, os.X_OK) else shutil.which(configured or BINARY)
+    )
     if not found:
         raise HostNotReady(
             f"{configured or BINARY} is not installed; Debian, Ubuntu: apt install qemu-system-x86,"
@@ -90,7 +94,14 @@ def _argv(binary: str, launch: Launch) -> list[str]:
     vm = launch.vm
     accel = "kvm" if launch.kvm else f"tcg,thread=multi,tb-size={TCG_CACHE_MIB}"
     argv = [binary, "-name", f"banger-{vm.sid}", "-M", "q35,usb=off,vmport=off", "-accel", accel]
-    argv += ["-cpu", "host" if launch.kvm else "max", "-smp", str(vm.spec.vcpu), "-m", f"{vm.spec.memory // MIB}M"]
+    argv += [
+        "-cpu",
+        "host" if launch.kvm else "max",
+        "-smp",
+        str(vm.spec.vcpu),
+        "-m",
+        f"{vm.spec.memory // MIB}M",
+    ]
     argv += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
     argv += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
     argv += ["-kernel", str(launch.kernel), "-initrd", str(launch.initrd), "-append", launch.cmdline]

@@ -76,7 +76,9 @@ class ShimClients:
                 writer.write(line.encode() + b"\n")
                 reply = await reader.readline()
         except (OSError, ValueError, TimeoutError) as exc:
-            raise GuestFailed(f"the shim of '{vm.name}' does not answer ({str(exc) or 'no reply in time'})") from exc
+            raise GuestFailed(
+                f"the shim of '{vm.name}' does not answer ({str(exc) or 'no reply in time'})"
+            ) from exc
         finally:
             writer.close()
         if not reply.endswith(b"\n"):
@@ -92,12 +94,14 @@ class ShimClients:
                 reply = await _line_and_no_more(sock)
         except (OSError, TimeoutError) as exc:
             sock.close()
-            raise GuestFailed(f"the guest of '{vm.name}' does not answer ({str(exc) or 'no reply in time'})") from exc
+            raise GuestFailed(
+                f"the guest of '{vm.name}' does not answer ({str(exc) or 'no reply in time'})"
+            ) from exc
         if not reply.startswith(b"OK "):
             sock.close()
             said = "".join(c for c in reply.decode("ascii", "replace") if c.isprintable())
             raise GuestFailed(f"the guest of '{vm.name}' takes no session: {said or 'it is just ending'}")
-        sock.setblocking(True)
+        sock.settimeout(None)  # blocking
         return sock.detach()
 
     async def _connect(self, vm: VM, name: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -124,7 +128,9 @@ class ShimClients:
         try:
             return _open_regular(self._disks.run_dir(vm) / "console.log", vm.uid)
         except OSError as exc:
-            raise WrongState(f"VM '{vm.name}' has no console log; it was not started since the host's boot") from exc
+            raise WrongState(
+                f"VM '{vm.name}' has no console log; it was not started since the host's boot"
+            ) from exc
 
     def log_tail(self, vm: VM, lines: int) -> tuple[str, ...]:
         text = b""
@@ -133,7 +139,7 @@ class ShimClients:
                 descriptor = _open_regular(self._disks.run_dir(vm) / name, vm.uid)
             except OSError:
                 continue
-            with open(descriptor, "rb") as file:
+            with os.fdopen(descriptor, "rb") as file:
                 file.seek(max(0, os.fstat(descriptor).st_size - TAIL_BYTES))
                 text += file.read(TAIL_BYTES)
         shown = (printable(line)[:200] for line in text.decode("utf-8", "replace").splitlines())
@@ -198,7 +204,7 @@ def _open_regular(path: Path, uid: int) -> int:
 
 
 def _read_small(path: Path, uid: int) -> str:
-    with open(_open_regular(path, uid), "rb") as file:
+    with os.fdopen(_open_regular(path, uid), "rb") as file:
         return file.read(LINE_LIMIT).decode("ascii", "replace")
 
 

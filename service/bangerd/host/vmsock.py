@@ -1,5 +1,6 @@
 """Connecting to a socket in a VM's folder, which a VMM that was broken into may have tampered with."""
 
+import errno
 import os
 import socket
 import stat
@@ -18,14 +19,18 @@ def dial(path: Path, uid: int) -> socket.socket:
         found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             if not stat.S_ISSOCK(os.fstat(found).st_mode):
-                raise PermissionError(f"{path.name} is no socket: the VMM may have been broken into")
+                raise _tampered(f"{path.name} is no socket")
             sock.connect(f"/proc/self/fd/{found}")
         finally:
             os.close(found)
         _pid, peer, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if peer != uid:
-            raise PermissionError(f"{path.name} belongs to uid {peer}: the VMM may have been broken into")
+            raise _tampered(f"{path.name} belongs to uid {peer}")
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _tampered(what: str) -> PermissionError:
+    return PermissionError(errno.EPERM, f"{what}: the VMM may have been broken into")

@@ -59,7 +59,9 @@ class VMBusy(BangerError):
     code = "VMBusy"
 
     def __init__(self, name: str, what: str) -> None:
-        super().__init__(f"VM '{name}' is busy: {what} is under way; wait for it, or cancel it (`banger job list`)")
+        super().__init__(
+            f"VM '{name}' is busy: {what} is under way; wait for it, or cancel it (`banger job list`)"
+        )
 
 
 class WrongState(BangerError):

@@ -29,7 +29,7 @@ class Tag(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """`disks` are roles in device order from vdb on; `address` has its prefix length; `files` are (path, mode, content)."""
+    """`disks`: roles in device order from vdb on; `address` with its prefix length; `files`: path, mode, content."""
 
     hostname: str
     address: str = ""
@@ -64,5 +64,7 @@ class Seed:
         items = b"".join(struct.pack("<HI", tag, len(data)) + data for tag, data in self._items())
         raw = MAGIC + struct.pack("<II", len(items), zlib.crc32(items)) + items
         if len(raw) > LIMIT:
-            raise InvalidSpec(f"keys, files and environment for the guest come to {len(raw)} bytes; 1 MiB is the limit")
+            raise InvalidSpec(
+                f"keys, files and environment for the guest come to {len(raw)} bytes; 1 MiB is the limit"
+            )
         return raw + bytes(-len(raw) % BLOCK)

@@ -81,14 +81,18 @@ def _check(sizes: Sizes, host: HostSize) -> None:
     vcpu, memory, disk = sizes.vcpu.value, sizes.memory.value, sizes.disk.value
     most = min(VCPU_CEILING, host.cpus)
     if not 1 <= vcpu <= most:
-        raise InvalidSpec(f"{vcpu} vCPUs are not possible here; ask for 1 to {most}, this host has {host.cpus} CPUs")
+        raise InvalidSpec(
+            f"{vcpu} vCPUs are not possible here; ask for 1 to {most}, this host has {host.cpus} CPUs"
+        )
     if not MEMORY_FLOOR <= memory <= host.memory:
         raise InvalidSpec(
             f"{memory} bytes of memory are not possible here; ask for {MEMORY_FLOOR // MIB} MiB"
             f" to {host.memory // MIB} MiB, all that this host has"
         )
     if memory % MIB:
-        raise InvalidSpec(f"{memory} bytes of memory are no whole number of MiB; ask for {-(-memory // MIB)} MiB")
+        raise InvalidSpec(
+            f"{memory} bytes of memory are no whole number of MiB; ask for {-(-memory // MIB)} MiB"
+        )
     ceiling = min(DISK_CEILING, host.disk)
     if not DISK_FLOOR <= disk <= ceiling:
         raise InvalidSpec(

@@ -29,7 +29,7 @@ class Database:
         self._path = path
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._db = peewee.SqliteDatabase(
-            path,
+            str(path),
             # WAL with synchronous=FULL: a transaction that has returned survives kill -9 and loss of power.
             pragmas={"journal_mode": "wal", "synchronous": "full", "foreign_keys": 1, "busy_timeout": 5000},
             check_same_thread=False,
@@ -82,4 +82,6 @@ class Database:
                 self._db.execute_sql(f"PRAGMA user_version = {number + 1}")
 
 
-_WAY_OUT = "move it away and start again: VMs are then forgotten and what is left of them removed, images stay"
+_WAY_OUT = (
+    "move it away and start again: VMs are then forgotten and what is left of them removed, images stay"
+)

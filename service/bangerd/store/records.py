@@ -26,7 +26,7 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 
 
-class VMRecord(peewee.Model):  # type: ignore[misc]  # peewee is untyped
+class VMRecord(peewee.Model):
     sid = peewee.TextField(primary_key=True)
     id = peewee.TextField()
     name = peewee.TextField()
@@ -45,7 +45,7 @@ class VMRecord(peewee.Model):  # type: ignore[misc]  # peewee is untyped
         table_name = "vm"
 
 
-class Counter(peewee.Model):  # type: ignore[misc]  # peewee is untyped
+class Counter(peewee.Model):
     """`uid`: the last one leased, so that a freed uid rests as long as the range allows."""
 
     name = peewee.TextField(primary_key=True)

@@ -1,7 +1,7 @@
 """Stored VMs: records to model and back."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 
 import peewee
 
@@ -50,13 +50,18 @@ class VMRows:
         return await self._database.transaction(pick)
 
 
+FIELDS = tuple(field.name for field in fields(VM))
+
+
 def _fields(vm: VM) -> dict[str, object]:
-    fields = {name: getattr(vm, name) for name in VMRecord._meta.sorted_field_names}
-    return fields | {"spec": json.dumps(asdict(vm.spec)), "desired": vm.desired.value}
+    return {name: getattr(vm, name) for name in FIELDS} | {
+        "spec": json.dumps(asdict(vm.spec)),
+        "desired": vm.desired.value,
+    }
 
 
 def _vm(row: VMRecord) -> VM:
-    fields = {name: getattr(row, name) for name in VMRecord._meta.sorted_field_names}
+    found = {name: getattr(row, name) for name in FIELDS}
     spec = json.loads(row.spec)
     spec["ssh_keys"] = tuple(spec["ssh_keys"])
-    return VM(**fields | {"spec": VMSpec(**spec), "desired": Desired(row.desired)})
+    return VM(**found | {"spec": VMSpec(**spec), "desired": Desired(row.desired)})

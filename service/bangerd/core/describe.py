@@ -1,0 +1,100 @@
+"""What callers are told of a VM, and of one that they think of making."""
+
+from collections.abc import Callable
+
+from bangerd.core.effects import Ports
+from bangerd.core.launch import Launcher
+from bangerd.core.machine import Machine
+from bangerd.core.requests import CreateRequest
+from bangerd.model.errors import BangerError, GuestFailed
+from bangerd.model.sizing import HostSize, Sizes, Wish, resolve
+from bangerd.model.vm import VM, Unit
+
+Value = str | int | bool | list[str] | dict[str, str] | dict[str, int]
+
+
+class Describer:
+    """Reads, changes nothing."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+        self._launcher = Launcher(ports)
+
+    async def describe(self, machine: Machine) -> dict[str, Value]:
+        """Everything the owner may know, sizes in bytes, times in unix seconds."""
+        vm = machine.vm
+        spec = vm.spec
+        facts: dict[str, Value] = {
+            "id": vm.id,
+            "short_id": vm.sid,
+            "name": vm.name,
+            "state": machine.state.value,
+            "desired": vm.desired.value,
+            "owner": vm.owner_uid,
+            "owner_name": vm.owner_name,
+            "image": spec.image,
+            "kernel": spec.kernel,
+            "vcpu": spec.vcpu,
+            "memory": spec.memory,
+            "disk": spec.disk,
+            "nat": spec.nat,
+            "labels": dict(spec.labels),
+            "address": vm.address,
+            "ephemeral": vm.ephemeral,
+            "created_at": vm.created_at,
+            "error": vm.last_error,
+            "vmm": self._ports.vmm.name,
+            "accelerator": self._ports.vmm.accelerator,
+        }
+        if machine.seen.unit is Unit.ACTIVE:
+            facts.update(await self._guest_facts(vm))
+        return facts
+
+    async def _guest_facts(self, vm: VM) -> dict[str, Value]:
+        try:
+            status = await self._ports.shims.status(vm)
+        except GuestFailed:
+            return {}
+        return {
+            "sessions": status.sessions,
+            "memory_total": status.memory_total,
+            "memory_available": status.memory_available,
+            "listening": [str(port) for port in status.ports],
+            "timings_ms": dict(status.timings_ms),
+        }
+
+    def sizes(self, request: CreateRequest) -> Sizes:
+        """The effective sizes and where they came from. Raises InvalidSpec."""
+        host = self._ports.host
+        size = HostSize(host.cpus(), host.memory(), self._ports.disks.total_bytes())
+        asked = Wish(request.vcpu, request.memory, request.disk)
+        return resolve(asked, self._ports.config.vm_defaults, size)
+
+    def resolve(self, request: CreateRequest) -> dict[str, Value]:
+        """The effective spec, for showing before anything is made; `<key>_origin` says where a value came from."""
+        sizes = self.sizes(request)
+        config = self._ports.config
+        facts: dict[str, Value] = {
+            "image": request.image or config.default_image_name,
+            "image_origin": "request" if request.image else "config",
+            "kernel": request.kernel or config.default_kernel_name,
+            "kernel_origin": "request" if request.kernel else "config",
+            "nat": request.nat,
+            "vmm": self._ports.vmm.name,
+            "accelerator": self._ports.vmm.accelerator,
+        }
+        for key in ("vcpu", "memory", "disk"):
+            sized = getattr(sizes, key)
+            facts[key] = sized.value
+            facts[f"{key}_origin"] = sized.origin
+        facts["image_present"] = _present(lambda: self._launcher.image(str(facts["image"])))
+        facts["kernel_present"] = _present(lambda: self._launcher.kernel(str(facts["kernel"])))
+        return facts
+
+
+def _present(find: Callable[[], object]) -> bool:
+    try:
+        find()
+    except BangerError:
+        return False
+    return True
