@@ -1,0 +1,96 @@
+#!/usr/bin/python3
+"""Runs a command with mounts that only it sees: privatemounts.py [--bind SRC DST]… [--reach DIR]… -- CMD…
+
+--bind shows SRC at DST. --reach makes DIR reachable for every user, by covering the outermost folder on the way to
+it that others may not enter (a checkout in /root) with an empty one that holds nothing but DIR.
+Nothing of this touches the machine, and it ends with the command. Needs root, and only the standard library.
+"""
+
+import ctypes
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+CLONE_NEWNS = 0x00020000
+MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(status: int, what: str) -> None:
+    if status != 0:
+        errno = ctypes.get_errno()
+        sys.exit(f"privatemounts: cannot {what}: {os.strerror(errno)}; this needs root with CAP_SYS_ADMIN")
+
+
+def mount(source: str, target: str, flags: int, kind: str = "none", options: str = "") -> None:
+    """mount(2); ends the program with a sentence if it fails."""
+    words = (source.encode(), target.encode(), kind.encode())
+    _check(_libc.mount(*words, ctypes.c_ulong(flags), options.encode() or None), f"mount on {target}")
+
+
+def detach() -> None:
+    """Enter a mount namespace of our own from which nothing spreads to the machine."""
+    _check(_libc.unshare(CLONE_NEWNS), "make a mount namespace")
+    if _libc.mount(b"none", b"/", b"none", ctypes.c_ulong(MS_REC | MS_PRIVATE), None) == 0:
+        return
+    # The root of a chroot is no mount point, and only a mount point can be made private: do it from the namespace's
+    # own root, and come back. (A process is not held by a root that its working folder lies outside of.)
+    back = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    inner = tempfile.mkdtemp()
+    os.chdir("/")
+    os.chroot(inner)
+    while not Path("..").samefile("."):
+        os.chdir("..")
+    os.chroot(".")
+    mount("none", "/", MS_REC | MS_PRIVATE)
+    os.fchdir(back)
+    os.chroot(".")
+    os.close(back)
+    Path(inner).rmdir()
+
+
+def closed_ancestor(path: Path) -> Path | None:
+    """The outermost folder on the way to `path` that others may not enter."""
+    for folder in reversed(path.parents):
+        if not folder.stat().st_mode & 0o001:
+            return folder
+    return None
+
+
+def reach(path: Path) -> None:
+    """Let every user get to `path`, and only to `path`, below folders that are closed to them."""
+    closed = closed_ancestor(path)
+    if closed is None:
+        return
+    held = tempfile.mkdtemp()
+    mount(str(path), held, MS_BIND | MS_REC)
+    mount("tmpfs", str(closed), 0, "tmpfs", "mode=0755,size=1m")
+    path.mkdir(parents=True, mode=0o755)
+    mount(held, str(path), MS_MOVE)
+    Path(held).rmdir()
+
+
+def main(argv: list[str]) -> None:
+    """Make the mounts and become the command."""
+    if "--" not in argv:
+        sys.exit(__doc__)
+    words, command = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    cwd = Path.cwd()
+    os.umask(0o022)
+    detach()
+    while words:
+        match words:
+            case ["--bind", source, target, *words]:
+                mount(source, target, MS_BIND | MS_REC)
+            case ["--reach", folder, *words]:
+                reach(Path(folder).resolve())
+            case _:
+                sys.exit(__doc__)
+    os.chdir(cwd if cwd.is_dir() else "/")  # by its name: it may be covered now
+    os.execvp(command[0], command)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
