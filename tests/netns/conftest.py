@@ -1,0 +1,100 @@
+"""Each test has a host of its own in fresh network namespaces; the machine's own namespace stays as it is."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from bangerd.host.network import HostNetwork
+from bangerd.model.network import DEFAULT_SUBNET, parse_subnet
+from bangerd.model.vm import VM
+from tests.netns import lab
+from tests.netns.lab import Guest, Netns
+
+
+def state() -> dict[str, str]:
+    """What of a namespace's network banger could change, as text."""
+    links = [
+        {key: link.get(key) for key in ("ifname", "address", "mtu", "master", "flags", "linkinfo")}
+        for link in json.loads(lab.run("ip", "-j", "-d", "link"))
+    ]
+    conf = Path("/proc/sys/net/ipv4/conf").glob("*/forwarding")
+    return {
+        "links": json.dumps(
+            [{**link, "linkinfo": (link["linkinfo"] or {}).get("info_kind")} for link in links]
+        ),
+        "addresses": lab.run("ip", "-o", "-4", "addr"),
+        "routes": lab.run("ip", "route", "show", "table", "all"),
+        "policy rules": lab.run("ip", "rule"),
+        "nft": lab.run("nft", "--stateless", "list", "ruleset"),
+        "forwarding": json.dumps({str(path): path.read_text() for path in sorted(conf)}),
+    }
+
+
+def difference(before: dict[str, str], after: dict[str, str]) -> str:
+    changed = [key for key in before if before[key] != after[key]]
+    return "\n".join(f"{key}:\n  was {before[key]}\n  is {after[key]}" for key in changed)
+
+
+@pytest.fixture(autouse=True, scope="package")
+def machine_unchanged() -> Iterator[None]:
+    """These tests may change nothing outside their namespaces."""
+    lacking = [need for need, met in _needs().items() if not met]
+    assert not lacking, f"these tests need {', '.join(lacking)}"
+    before = state()
+    yield
+    assert not difference(before, state())
+
+
+def _needs() -> dict[str, bool]:
+    return {
+        "root": os.geteuid() == 0,
+        "/dev/net/tun (mknod /dev/net/tun c 10 200, or the tun module)": Path("/dev/net/tun").exists(),
+    }
+
+
+@pytest.fixture
+def internet() -> Iterator[Netns]:
+    """The router and everything behind it."""
+    ns = Netns()
+    yield ns
+    ns.close()
+
+
+@pytest.fixture
+def host(internet: Netns) -> Iterator[Netns]:
+    """A host on that internet, as a minimal install is; the whole test runs inside it."""
+    ns = Netns()
+    with ns:
+        lab.ip(f"link add name eth0 type veth peer name eth0 netns {internet.path}\n")
+        with internet:
+            lab.ip(
+                f"addr add {lab.ROUTER}/24 dev eth0\nlink set eth0 up\n"
+                f"addr add {lab.SERVER}/32 dev lo\naddr add {lab.METADATA}/32 dev lo\n"
+                # A neighbour who tries to reach guests directly.
+                f"route add 172.16.0.0/24 via {lab.HOST}\n"
+            )
+        lab.ip(f"addr add {lab.HOST}/24 dev eth0\nlink set eth0 up\nroute add default via {lab.ROUTER}\n")
+        yield ns
+    ns.close()
+
+
+@pytest.fixture
+def network(host: Netns, tmp_path: Path) -> HostNetwork:
+    return HostNetwork(parse_subnet(DEFAULT_SUBNET), tmp_path)
+
+
+@pytest.fixture
+def boot(host: Netns) -> Iterator[Callable[[VM], Guest]]:
+    """Put a guest behind the tap of a VM."""
+    guests = []
+
+    def booted(vm: VM) -> Guest:
+        guests.append(Guest(vm))
+        return guests[-1]
+
+    yield booted
+    for guest in guests:
+        guest.close()
