@@ -1,4 +1,4 @@
-"""Long work, watched and cancelled through objects. Jobs live in memory; what they set in motion is stored elsewhere."""
+"""Long work, watched and cancelled through objects. Jobs live in memory; what they set in motion is stored."""
 
 import asyncio
 import logging
@@ -47,6 +47,7 @@ class Job:
     error: BangerError | None = None
     followers: set[str] = field(default_factory=set)  # bus names that are told of the end
     task: "asyncio.Task[None] | None" = None
+    withdrawn: bool = False  # cancelled by somebody, not replaced or broken off by the service's end
 
     @property
     def owner_uid(self) -> int:
@@ -57,8 +58,9 @@ class Job:
         return self.by.client
 
     def cancel(self) -> None:
-        """Have the work end as soon as it can; no effect on an ended job."""
-        if self.task is not None:
+        """Have the work end as soon as it can, and be taken back; no effect on an ended job."""
+        if self.task is not None and not self.withdrawn:
+            self.withdrawn = True
             self.task.cancel()
 
     async def wait(self) -> None:
@@ -100,9 +102,20 @@ class Jobs:
         return self._by_target.get(target)
 
     def start(
-        self, type_: str, target: str, by: Caller, body: Body, *, shown: str = "", replace: bool = False
+        self,
+        type_: str,
+        target: str,
+        by: Caller,
+        body: Body,
+        *,
+        undo: Callable[[], Awaitable[None]] | None = None,
+        shown: str = "",
+        replace: bool = False,
     ) -> Job:
-        """Run `body` as a job. Raises VMBusy (naming `shown`) if another job holds the target and may not be replaced."""
+        """Run `body` as a job, and `undo` when it is cancelled.
+
+        Raises VMBusy (naming `shown`) if another holds the target and may not be replaced.
+        """
         busy = self._by_target.get(target)
         if busy is not None and not replace:
             raise VMBusy(shown or target, f"'{busy.type}' (job {busy.number})")
@@ -120,7 +133,7 @@ class Jobs:
         # Announced before it can end, so that nobody hears of the end first.
         self._tell(job, "added")
         job.task = asyncio.create_task(
-            self._run(job, body, after=busy), name=f"job {job.number} {type_} {target}"
+            self._run(job, body, undo, after=busy), name=f"job {job.number} {type_} {target}"
         )
         return job
 
@@ -132,13 +145,17 @@ class Jobs:
         if tasks:
             await asyncio.wait(tasks)
 
-    async def _run(self, job: Job, body: Body, after: Job | None) -> None:
+    async def _run(
+        self, job: Job, body: Body, undo: Callable[[], Awaitable[None]] | None, after: Job | None
+    ) -> None:
         try:
-            if after is not None:
-                after.cancel()
+            if after is not None and after.task is not None:
+                after.task.cancel()
                 await after.wait()
             await body(job)
         except asyncio.CancelledError:
+            if job.withdrawn and undo is not None:
+                await undo()
             job.state, job.error = JobState.CANCELED, Canceled("the job was canceled")
         except BangerError as exc:
             job.state, job.error = JobState.FAILED, exc

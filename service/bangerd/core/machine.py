@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from bangerd.core.effects import Effects
@@ -87,6 +87,15 @@ class Machine:
         self._on_step = on_step
         self.wake()
         await goal
+
+    def undo(self, desired: Desired) -> Callable[[], Awaitable[None]]:
+        """What takes a command back: want `desired` again, and let that come true by itself."""
+
+        async def act() -> None:
+            await self.store(desired=desired)
+            self.wake()
+
+        return act
 
     async def _loop(self) -> None:
         pause = RETRY_FIRST_S

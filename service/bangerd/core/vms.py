@@ -173,7 +173,10 @@ class VMs:
         self._tell(vm, "added")
         machine.begin()
         desired = Desired.RUNNING if request.start else Desired.STOPPED
-        job = self._jobs.start("create", _target(vm), by, self._creation(machine, desired), shown=vm.name)
+        body = self._creation(machine, desired)
+        job = self._jobs.start(
+            "create", _target(vm), by, body, undo=machine.undo(Desired.ABSENT), shown=vm.name
+        )
         job.result.update({"vm": vm.sid, "name": vm.name})
         return vm, job
 
@@ -236,18 +239,11 @@ class VMs:
 
     def _creation(self, machine: Machine, desired: Desired) -> Callable[[Job], Awaitable[None]]:
         async def body(job: Job) -> None:
-            try:
-                if desired is Desired.RUNNING:
-                    await self._up(machine, job)
-                else:
-                    await self._ports.disks.ensure_disk(machine.vm)
-                    await machine.reach(desired, _reporter(job))
-            except asyncio.CancelledError:
-                # A creation that is cancelled leaves nothing; unless it was replaced by a newer command.
-                if self._jobs.running(_target(machine.vm)) is job:
-                    await machine.store(desired=Desired.ABSENT)
-                    machine.wake()
-                raise
+            if desired is Desired.RUNNING:
+                await self._up(machine, job)
+            else:
+                await self._ports.disks.ensure_disk(machine.vm)
+                await machine.reach(desired, _reporter(job))
 
         return body
 
@@ -271,7 +267,7 @@ class VMs:
             else:
                 await self._up(machine, job)
 
-        return self._job("start", vm, by, body)
+        return self._jobs.start("start", _target(vm), by, body, undo=machine.undo(vm.desired), shown=vm.name)
 
     def stop(self, vm: VM, by: Caller) -> Job:
         """Ask the guest to power off; end it when it does not within `stop_timeout_s`."""

@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import struct
+from contextlib import ExitStack
 from pathlib import Path
 
 
@@ -14,22 +15,25 @@ def dial(path: Path, uid: int) -> socket.socket:
     No link is followed, the connection goes through the descriptor that was looked at, and nothing was sent yet.
     Raises OSError; PermissionError when the socket is not the VM's own. A full backlog is EAGAIN at once.
     """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        found = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            if not stat.S_ISSOCK(os.fstat(found).st_mode):
-                raise _tampered(f"{path.name} is no socket")
+        if not stat.S_ISSOCK(os.fstat(found).st_mode):
+            raise _tampered(f"{path.name} is no socket")
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        with ExitStack() as undo:
+            undo.callback(sock.close)
             sock.connect(f"/proc/self/fd/{found}")
-        finally:
-            os.close(found)
-        _pid, peer, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if peer != uid:
-            raise _tampered(f"{path.name} belongs to uid {peer}")
-    except BaseException:
-        sock.close()
-        raise
+            _check_peer(sock, path, uid)
+            undo.pop_all()
+    finally:
+        os.close(found)
     return sock
+
+
+def _check_peer(sock: socket.socket, path: Path, uid: int) -> None:
+    _pid, peer, _gid = struct.unpack("3i", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    if peer != uid:
+        raise _tampered(f"{path.name} belongs to uid {peer}")
 
 
 def _tampered(what: str) -> PermissionError:

@@ -1,0 +1,398 @@
+"""In-memory stand-ins for the ports, below the layer under test: a host whose effects can be looked at and broken."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from bangerd.config import Config
+from bangerd.core.effects import Ports
+from bangerd.core.ports import GuestStatus, Launch, Plan, Progress, UnitSpec
+from bangerd.model.errors import GuestFailed, LimitReached, NoSuchImage, StepFailed, VMExists, WrongState
+from bangerd.model.image import Image, Kernel
+from bangerd.model.network import Pool
+from bangerd.model.vm import GIB, VM, ExitReason, ExitRecord, Unit
+
+IMAGE = Image("aaaaaaaaaaaa", "debian-bookworm", "sha256:" + "a" * 64, 300_000_000, 1, 0, "fake archive")
+KERNEL = Kernel(
+    "bbbbbbbbbbbb",
+    "debian-bookworm",
+    "6.1.0-0-cloud-amd64",
+    "sha256:" + "b" * 64,
+    9_000_000,
+    1,
+    "fake archive",
+)
+
+
+@dataclass
+class FakeGuest:
+    """One running unit. `boots`: whether its guest program ever answers."""
+
+    spec: UnitSpec
+    lifeline: int | None
+    ready: bool = False
+    paused: bool = False
+
+
+@dataclass
+class World:
+    """The host's state, which outlives any core built on it, as the real one outlives bangerd."""
+
+    units: dict[str, Unit] = field(default_factory=dict)
+    guests: dict[str, FakeGuest] = field(default_factory=dict)
+    taps: set[str] = field(default_factory=set)
+    disks: set[str] = field(default_factory=set)
+    run_dirs: dict[str, bytes] = field(default_factory=dict)
+    stale: set[str] = field(default_factory=set)  # run dirs in which something ran
+    exits: dict[str, ExitRecord] = field(default_factory=dict)
+    rows: dict[str, VM] = field(default_factory=dict)
+    rules: tuple[str, ...] = ()
+    last_uid: int = 0
+    boot: str = "boot-1"
+    boots: bool = True  # guests come up
+    stops: bool = True  # guests heed a request to power off
+    broken: dict[str, Exception] = field(default_factory=dict)  # effect name -> what it raises
+    log: list[str] = field(default_factory=list)
+    images: list[Image] = field(default_factory=lambda: [IMAGE])
+    kernels: list[Kernel] = field(default_factory=lambda: [KERNEL])
+    changed: Callable[[str], None] = lambda _sid: None
+
+    def effect(self, name: str, sid: str) -> None:
+        self.log.append(f"{name} {sid}")
+        if name in self.broken:
+            raise self.broken[name]
+
+    def end(self, sid: str, record: ExitRecord | None, *, failed: bool = False) -> None:
+        """The VMM of `sid` ends."""
+        guest = self.guests.pop(sid, None)
+        if guest is not None and guest.lifeline is not None:
+            os.close(guest.lifeline)
+        self.units[sid] = Unit.FAILED if failed else Unit.ABSENT
+        self.stale.add(sid)
+        if record is not None:
+            self.exits[sid] = record
+        self.changed(sid)
+
+    def nothing_left(self) -> bool:
+        live = {sid for sid, unit in self.units.items() if unit is not Unit.ABSENT}
+        return not (
+            live or self.guests or self.taps or self.disks or self.run_dirs or self.rows or self.rules
+        )
+
+
+class FakeSupervisor:
+    def __init__(self, world: World, *, isolates_owners: bool = True) -> None:
+        self._world = world
+        self.isolates_owners = isolates_owners
+
+    async def start(self, spec: UnitSpec) -> None:
+        sid = spec.vm.sid
+        self._world.effect("start", sid)
+        lifeline = None if spec.lifeline is None else os.dup(spec.lifeline)
+        guest = self._world.guests[sid] = FakeGuest(spec, lifeline)
+        self._world.units[sid] = Unit.ACTIVE
+        self._world.stale.add(sid)
+        if self._world.boots:
+            guest.ready = True
+        asyncio.get_running_loop().call_soon(self._world.changed, sid)
+
+    async def stop(self, sid: str) -> None:
+        self._world.effect("kill", sid)
+        self._world.end(sid, None)
+
+    async def forget(self, sid: str) -> None:
+        self._world.effect("forget", sid)
+        self._world.units[sid] = Unit.ABSENT
+
+    async def observe(self, sid: str) -> Unit:
+        return self._world.units.get(sid, Unit.ABSENT)
+
+    async def list_sids(self) -> frozenset[str]:
+        return frozenset(sid for sid, unit in self._world.units.items() if unit is not Unit.ABSENT)
+
+    def watch(self, changed: Callable[[str], None]) -> None:
+        self._world.changed = changed
+
+    async def close(self) -> None: ...
+
+
+class FakeShims:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def _guest(self, vm: VM) -> FakeGuest:
+        if vm.sid not in self._world.guests:
+            raise GuestFailed(f"the shim of '{vm.name}' cannot be reached")
+        return self._world.guests[vm.sid]
+
+    async def status(self, vm: VM) -> GuestStatus:
+        return GuestStatus(ready=self._guest(vm).ready, memory_total=2**29, memory_available=2**28)
+
+    def watch(self, changed: Callable[[str], None]) -> None: ...
+    def attach(self, vm: VM) -> None: ...
+
+    async def stop(self, vm: VM, grace_s: float) -> None:
+        self._world.effect("stop", vm.sid)
+        self._guest(vm)
+        if self._world.stops:
+            record = ExitRecord(ExitReason.STOP, ready=True, at=1)
+            asyncio.get_running_loop().call_soon(self._world.end, vm.sid, record)
+
+    async def kill(self, vm: VM) -> None:
+        self._world.effect("kill", vm.sid)
+        self._world.end(vm.sid, ExitRecord(ExitReason.KILL))
+
+    async def open_session(self, vm: VM, port: int) -> int:
+        self._guest(vm)
+        reader, writer = os.pipe()
+        os.close(writer)
+        return reader
+
+    def read_exit(self, vm: VM) -> ExitRecord | None:
+        if vm.sid in self._world.exits:
+            return self._world.exits[vm.sid]
+        return ExitRecord(ExitReason.LOST) if vm.sid in self._world.stale else None
+
+    def open_log(self, vm: VM) -> int:
+        if vm.sid not in self._world.run_dirs:
+            raise WrongState(f"VM '{vm.name}' has no console log")
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+
+    def log_tail(self, vm: VM, lines: int) -> tuple[str, ...]:
+        return ("Kernel panic - not syncing",) if not self._world.boots else ()
+
+
+class FakeDisks:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def ensure_disk(self, vm: VM) -> None:
+        self._world.effect("ensure_disk", vm.sid)
+        self._world.disks.add(vm.sid)
+
+    def has_disk(self, vm: VM) -> bool:
+        return vm.sid in self._world.disks
+
+    async def remove_disk(self, vm: VM) -> None:
+        self._world.effect("remove_disk", vm.sid)
+        self._world.disks.discard(vm.sid)
+
+    async def ensure_run_dir(self, vm: VM, seed: bytes) -> None:
+        self._world.effect("ensure_run_dir", vm.sid)
+        self._world.run_dirs[vm.sid] = seed
+        self._world.stale.discard(vm.sid)
+        self._world.exits.pop(vm.sid, None)
+
+    def has_run_dir(self, vm: VM) -> bool:
+        return vm.sid in self._world.run_dirs
+
+    def is_fresh(self, vm: VM) -> bool:
+        return vm.sid in self._world.run_dirs and vm.sid not in self._world.stale
+
+    async def remove_run_dir(self, vm: VM) -> None:
+        self._world.effect("remove_run_dir", vm.sid)
+        self._forget(vm.sid)
+
+    def _forget(self, sid: str) -> None:
+        self._world.run_dirs.pop(sid, None)
+        self._world.exits.pop(sid, None)
+        self._world.stale.discard(sid)
+
+    def list_sids(self) -> frozenset[str]:
+        return frozenset(self._world.disks) | frozenset(self._world.run_dirs)
+
+    async def remove_stray(self, sid: str) -> None:
+        self._world.disks.discard(sid)
+        self._forget(sid)
+
+    def total_bytes(self) -> int:
+        return 100 * GIB
+
+    def free_bytes(self) -> int:
+        return 50 * GIB
+
+    def disk_path(self, vm: VM) -> Path:
+        return Path("/fake/state") / vm.sid / "disk.ext4"
+
+    def run_dir(self, vm: VM) -> Path:
+        return Path("/fake/run") / vm.sid
+
+
+class FakeNetwork:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.pool = Pool(IPv4Network("172.16.0.0/24"))
+
+    async def ensure_tap(self, vm: VM) -> None:
+        self._world.effect("ensure_tap", vm.sid)
+        self._world.taps.add(vm.sid)
+
+    async def remove_tap(self, sid: str) -> None:
+        self._world.effect("remove_tap", sid)
+        self._world.taps.discard(sid)
+
+    async def list_sids(self) -> frozenset[str]:
+        return frozenset(self._world.taps)
+
+    async def apply(self, vms: Sequence[VM]) -> None:
+        self._world.effect("apply", str(len(vms)))
+        self._world.rules = tuple(sorted(vm.sid for vm in vms))
+
+    async def problems(self) -> list[str]:
+        return []
+
+    def nameservers(self) -> tuple[str, ...]:
+        return ("192.0.2.53",)
+
+    async def close(self) -> None: ...
+
+
+class FakeLibrary:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.pause: asyncio.Event | None = None  # a pull waits for it
+
+    def images(self) -> tuple[Image, ...]:
+        return tuple(self._world.images)
+
+    def kernels(self) -> tuple[Kernel, ...]:
+        return tuple(self._world.kernels)
+
+    def image_path(self, image: Image) -> Path:
+        return Path("/fake/images") / image.id / "rootfs.squashfs"
+
+    def kernel_paths(self, kernel: Kernel) -> tuple[Path, Path, Path]:
+        folder = Path("/fake/kernels") / kernel.id
+        return folder / "vmlinuz", folder / "initrd", folder / "modules.squashfs"
+
+    def catalog(self) -> tuple[str, ...]:
+        return ("debian-bookworm", "debian-trixie")
+
+    async def pull_image(self, name: str, report: Callable[[Progress], None]) -> Image:
+        report(Progress("download", 1, 2))
+        if self.pause is not None:
+            await self.pause.wait()
+        self._world.effect("pull", name)
+        image = replace(IMAGE, id=f"{len(self._world.images):012x}", name=name, created_at=int(time.time()))
+        self._world.images.append(image)
+        return image
+
+    async def pull_kernel(self, name: str, report: Callable[[Progress], None]) -> Kernel:
+        report(Progress("download", 1, 2))
+        self._world.kernels.append(KERNEL)
+        return KERNEL
+
+    async def remove_image(self, image: Image) -> None:
+        if image not in self._world.images:
+            raise NoSuchImage(image.name)
+        self._world.images.remove(image)
+
+    async def remove_kernel(self, kernel: Kernel) -> None:
+        self._world.kernels.remove(kernel)
+
+    async def collect(self) -> None: ...
+
+
+class FakeStore:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def load(self) -> tuple[VM, ...]:
+        return tuple(self._world.rows.values())
+
+    async def insert(self, vm: VM) -> None:
+        self._world.effect("insert", vm.sid)
+        if any(vm.name == row.name for row in self._world.rows.values()):
+            raise VMExists(vm.name)
+        self._world.rows[vm.sid] = vm
+
+    async def save(self, vm: VM) -> None:
+        self._world.effect("save", vm.sid)
+        if vm.sid not in self._world.rows:
+            raise StepFailed(f"{vm.sid} is not stored")
+        self._world.rows[vm.sid] = vm
+
+    async def delete(self, vm: VM) -> None:
+        self._world.effect("delete", vm.sid)
+        del self._world.rows[vm.sid]
+
+    async def lease_uid(self, first: int, count: int, in_use: frozenset[int]) -> int:
+        taken = in_use | {vm.uid for vm in self._world.rows.values()}
+        for offset in range(count):
+            uid = first + (self._world.last_uid + 1 + offset) % count
+            if uid not in taken:
+                self._world.last_uid = uid - first
+                return uid
+        raise LimitReached("no uid is free")
+
+
+class FakeHost:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def boot_id(self) -> str:
+        return self._world.boot
+
+    def cpus(self) -> int:
+        return 8
+
+    def memory(self) -> int:
+        return 32 * GIB
+
+    def kvm(self) -> tuple[bool, str]:
+        return True, "fake"
+
+    def user_name(self, uid: int) -> str:
+        return {0: "root", 1000: "alice", 1001: "bob"}.get(uid, str(uid))
+
+    def uids_in_use(self, first: int, count: int) -> frozenset[int]:
+        return frozenset()
+
+
+class FakeVMM:
+    name = "fake"
+    accelerator = "kvm"
+    capabilities = frozenset({"pause"})
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def plan(self, launch: Launch) -> Plan:
+        return Plan(("vmm", launch.vm.sid), ("/dev/kvm",), 64 * 2**20, "fd")
+
+    async def pause(self, vm: VM) -> None:
+        self._world.effect("pause", vm.sid)
+        self._world.guests[vm.sid].paused = True
+
+    async def resume(self, vm: VM) -> None:
+        self._world.effect("resume", vm.sid)
+        self._world.guests[vm.sid].paused = False
+
+    async def paused(self, vm: VM) -> bool:
+        return vm.sid in self._world.guests and self._world.guests[vm.sid].paused
+
+    async def power_button(self, vm: VM) -> None: ...
+
+
+async def no_hook(_point: str) -> None: ...
+
+
+def fake_ports(world: World, config: Config | None = None, *, isolates_owners: bool = True) -> Ports:
+    """All ports over one world."""
+    return Ports(
+        config=config or Config(),
+        host=FakeHost(world),
+        store=FakeStore(world),
+        disks=FakeDisks(world),
+        network=FakeNetwork(world),
+        supervisor=FakeSupervisor(world, isolates_owners=isolates_owners),
+        shims=FakeShims(world),
+        library=FakeLibrary(world),
+        vmm=FakeVMM(world),
+        shim=Path("/fake/banger-shim"),
+        hook=no_hook,
+    )

@@ -1,0 +1,95 @@
+"""The database: survives, migrates, refuses what it does not know."""
+
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bangerd.model.errors import LimitReached, VMExists
+from bangerd.model.vm import VM, Desired, VMSpec
+from bangerd.store.database import Database, DatabaseUnusable
+from bangerd.store.vms import VMRows
+
+SPEC = VMSpec(
+    "image", "kernel", 2, 2**29, 2**33, nat=False, ssh_keys=("ssh-ed25519 AAAA",), labels={"a": "b"}
+)
+WEB = VM(
+    "1" * 32,
+    "11111111",
+    "web",
+    1000,
+    "alice",
+    SPEC,
+    Desired.RUNNING,
+    71000,
+    "172.16.0.2",
+    True,
+    "boot",
+    "bad",
+    5,
+)
+
+
+@pytest.fixture
+async def rows(tmp_path: Path) -> AsyncIterator[VMRows]:
+    database = Database(tmp_path / "banger.db")
+    await database.open()
+    yield VMRows(database)
+    await database.close()
+
+
+async def test_everything_is_stored(rows: VMRows) -> None:
+    await rows.insert(WEB)
+    assert await rows.load() == (WEB,)
+    stopped = replace(WEB, desired=Desired.STOPPED, address="")
+    await rows.save(stopped)
+    assert await rows.load() == (stopped,)
+    await rows.delete(stopped)
+    assert await rows.load() == ()
+
+
+async def test_names_are_unique(rows: VMRows) -> None:
+    await rows.insert(WEB)
+    with pytest.raises(VMExists):
+        await rows.insert(replace(WEB, sid="2" * 8, id="2" * 32, uid=71001, address=""))
+    assert await rows.load() == (WEB,)
+
+
+async def test_uids_rest_after_use(rows: VMRows) -> None:
+    assert [await rows.lease_uid(100, 3, frozenset()) for _ in range(4)] == [100, 101, 102, 100]
+    assert await rows.lease_uid(100, 3, frozenset({101})) == 102
+    await rows.insert(replace(WEB, uid=100))
+    assert await rows.lease_uid(100, 3, frozenset({101})) == 102
+    with pytest.raises(LimitReached):
+        await rows.lease_uid(100, 3, frozenset({101, 102}))
+
+
+async def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "banger.db"
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    database = Database(path)
+    with pytest.raises(DatabaseUnusable, match="schema 99.*newer banger"):
+        await database.open()
+    await database.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database at all" * 100, b"SQLite format 3\0" + b"\xff" * 4000])
+async def test_a_damaged_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "banger.db"
+    path.write_bytes(content)
+    database = Database(path)
+    with pytest.raises(DatabaseUnusable, match="damaged"):
+        await database.open()
+    await database.close()
+    assert path.read_bytes() == content
+
+
+async def test_opening_twice_migrates_once(tmp_path: Path) -> None:
+    for _ in range(2):
+        database = Database(tmp_path / "banger.db")
+        await database.open()
+        await database.close()

@@ -1,0 +1,399 @@
+"""Use cases over an in-memory host: what is wanted comes true, failures leave nothing, crashes lose nothing."""
+
+import asyncio
+import os
+from dataclasses import replace
+
+import pytest
+
+from bangerd.config import Config
+from bangerd.core.jobs import Caller, Job, Jobs, JobState
+from bangerd.core.requests import CreateRequest
+from bangerd.core.vms import VMs
+from bangerd.model.errors import (
+    BangerError,
+    GuestFailed,
+    HostNotReady,
+    InvalidSpec,
+    LimitReached,
+    NoSuchImage,
+    NoSuchVM,
+    StepFailed,
+    VMBusy,
+    VMExists,
+    WrongState,
+)
+from bangerd.model.lifecycle import Step
+from bangerd.model.vm import VM, Desired, ExitReason, ExitRecord, Unit, VMState
+from tests.fakes.ports import World, fake_ports
+
+ALICE = Caller(1000, "alice", ":1.1")
+BOB = Caller(1001, "bob", ":1.2")
+
+
+class Service:
+    """The core on one world; closed at the end of the test, or crashed in mid-way and built anew."""
+
+    def __init__(self, world: World, config: Config | None = None, *, isolates_owners: bool = True) -> None:
+        self.world = world
+        self.ports = fake_ports(world, config, isolates_owners=isolates_owners)
+        self.jobs = Jobs()
+        self.vms = VMs(self.ports, self.jobs)
+
+    async def __aenter__(self) -> "Service":
+        await self.vms.begin()
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.jobs.close()
+        await self.vms.close()
+
+    async def run(self, request: CreateRequest, by: Caller = ALICE, lifeline: int | None = None) -> VM:
+        """Create and wait; raises what the job failed with."""
+        vm, job = await self.vms.create(request, by, lifeline)
+        await ended(job)
+        return self.vms.get(vm.sid)
+
+    async def settled(self, name: str, state: VMState) -> VM:
+        """Wait until the VM shows the state, as its reconciler gets there by itself."""
+        async with asyncio.timeout(5):
+            while self.vms.state(self.vms.find(name)) is not state:
+                await asyncio.sleep(0)
+        return self.vms.find(name)
+
+    async def gone(self) -> None:
+        async with asyncio.timeout(5):
+            while not self.world.nothing_left():
+                await asyncio.sleep(0)
+
+
+async def ended(job: Job) -> None:
+    await job.wait()
+    if job.error is not None:
+        raise job.error
+
+
+async def test_create_start_stop_start_delete() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+        assert service.vms.state(vm) is VMState.RUNNING
+        assert vm.address == "172.16.0.2"
+        assert world.rules == (vm.sid,)
+        assert b"web" in world.run_dirs[vm.sid]
+        await ended(service.vms.stop(vm, ALICE))
+        assert service.vms.state(vm) is VMState.STOPPED
+        assert world.taps == set()
+        assert world.rules == ()
+        await ended(service.vms.start(vm, ALICE))
+        assert service.vms.state(vm) is VMState.RUNNING
+        assert service.vms.find("web").address == "172.16.0.2"
+        await ended(service.vms.delete(vm, ALICE))
+        assert world.nothing_left()
+        with pytest.raises(NoSuchVM):
+            service.vms.find("web")
+
+
+async def test_created_but_not_started() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web", start=False))
+        assert service.vms.state(vm) is VMState.CREATED
+        assert world.disks == {vm.sid}
+        assert not world.units
+
+
+async def test_a_guest_that_does_not_stop_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(stops=False)
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest())
+        monkeypatch.setattr(service.vms._effects, "patience_s", lambda _step: 0.01)
+        await ended(service.vms.stop(vm, ALICE))
+        assert world.log.count(f"stop {vm.sid}") == 1
+        assert f"kill {vm.sid}" in world.log
+        assert service.vms.state(vm) is VMState.STOPPED
+
+
+async def test_a_guest_that_does_not_boot(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(boots=False)
+    async with Service(world) as service:
+        monkeypatch.setattr(service.vms._effects, "patience_s", lambda _step: 0.01)
+        with pytest.raises(GuestFailed, match=r"(?s)did not answer.*vm logs web.*Kernel panic"):
+            await service.run(CreateRequest(name="web"))
+        vm = await service.settled("web", VMState.FAILED)
+        assert "Kernel panic" in vm.last_error
+        assert not world.guests
+        assert not world.taps
+
+
+@pytest.mark.parametrize("effect", ["ensure_disk", "ensure_run_dir", "ensure_tap", "apply", "start"])
+async def test_a_failing_start_is_taken_back(effect: str) -> None:
+    world = World()
+    async with Service(world) as service:
+        world.broken[effect] = OSError(28, "No space left on device")
+        if effect == "start":
+            world.broken[effect] = StepFailed("systemd said no")
+        with pytest.raises(StepFailed):
+            await service.run(CreateRequest(name="web"))
+        del world.broken[effect]
+        vm = await service.settled("web", VMState.FAILED)
+        assert not world.guests
+        assert not world.taps
+        await ended(service.vms.delete(vm, ALICE))
+        assert world.nothing_left()
+
+
+async def test_a_failing_ephemeral_start_leaves_nothing() -> None:
+    world = World()
+    read, write = os.pipe()
+    async with Service(world) as service:
+        world.broken["start"] = StepFailed("systemd said no")
+        with pytest.raises(StepFailed):
+            await service.run(CreateRequest(ephemeral=True), lifeline=read)
+        await service.gone()
+    with pytest.raises(BrokenPipeError):
+        os.write(write, b"x")
+    os.close(write)
+
+
+async def test_the_lifeline_goes_to_the_shim_and_nowhere_else() -> None:
+    world = World()
+    read, write = os.pipe()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(ephemeral=True), lifeline=read)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(read)
+        os.write(write, b"x")
+        world.end(vm.sid, ExitRecord(ExitReason.LIFELINE, ready=True))
+        await service.gone()
+    os.close(write)
+
+
+async def test_a_guest_that_powers_off_stays_off() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+        world.end(vm.sid, ExitRecord(ExitReason.POWEROFF, ready=True))
+        vm = await service.settled("web", VMState.STOPPED)
+        assert vm.last_error == ""
+        assert not world.taps
+
+
+async def test_pause_and_resume_are_kept_over_a_restart_of_the_service() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+        await ended(service.vms.pause(vm, ALICE))
+        assert service.vms.state(vm) is VMState.PAUSED
+    async with Service(world) as service:
+        await service.settled("web", VMState.PAUSED)
+        with pytest.raises(WrongState):
+            await service.vms.open_session(vm)
+        await ended(service.vms.resume(vm, ALICE))
+        assert service.vms.state(vm) is VMState.RUNNING
+        assert not world.guests[vm.sid].paused
+
+
+async def test_delete_replaces_a_running_start() -> None:
+    world = World(boots=False)
+    async with Service(world) as service:
+        vm, job = await service.vms.create(CreateRequest(name="web"), ALICE)
+        await service.settled("web", VMState.STARTING)
+        with pytest.raises(VMBusy, match="create"):
+            service.vms.start(vm, ALICE)
+        await ended(service.vms.delete(vm, ALICE))
+        assert job.state is JobState.CANCELED
+        assert world.nothing_left()
+
+
+async def test_a_cancelled_creation_leaves_nothing() -> None:
+    world = World(boots=False)
+    async with Service(world) as service:
+        vm, job = await service.vms.create(CreateRequest(name="web"), ALICE)
+        async with asyncio.timeout(5):
+            while vm.sid not in world.guests:
+                await asyncio.sleep(0)
+        job.cancel()
+        await job.wait()
+        assert job.state is JobState.CANCELED
+        await service.gone()
+
+
+async def test_a_cancelled_start_stops_again() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web", start=False))
+        world.boots = False
+        job = service.vms.start(vm, ALICE)
+        async with asyncio.timeout(5):
+            while vm.sid not in world.guests:
+                await asyncio.sleep(0)
+        job.cancel()
+        await job.wait()
+        await service.settled("web", VMState.STOPPED)
+        assert not world.guests
+
+
+@pytest.mark.parametrize(
+    ("request_", "error"),
+    [
+        (CreateRequest(name="Web"), InvalidSpec),
+        (CreateRequest(name="-web"), InvalidSpec),
+        (CreateRequest(name="a" * 64), InvalidSpec),
+        (CreateRequest(name="web\n"), InvalidSpec),
+        (CreateRequest(name="taken"), VMExists),
+        (CreateRequest(image="no-such"), NoSuchImage),
+        (CreateRequest(kernel="no-such"), BangerError),
+        (CreateRequest(vcpu=0), InvalidSpec),
+        (CreateRequest(vcpu=9), InvalidSpec),
+        (CreateRequest(memory=1), InvalidSpec),
+        (CreateRequest(memory=2**60), InvalidSpec),
+        (CreateRequest(memory=2**29 + 1), InvalidSpec),
+        (CreateRequest(disk=0), InvalidSpec),
+        (CreateRequest(disk=2**60), InvalidSpec),
+        (CreateRequest(ssh_keys=("ssh-ed25519 AAAA\nevil",)), InvalidSpec),
+        (CreateRequest(labels={"a": "\x1b[31m"}), InvalidSpec),
+    ],
+)
+async def test_nonsense_changes_nothing(request_: CreateRequest, error: type[BangerError]) -> None:
+    world = World()
+    read, write = os.pipe()
+    async with Service(world) as service:
+        await service.run(CreateRequest(name="taken", start=False))
+        before = dict(world.rows)
+        with pytest.raises(error):
+            await service.vms.create(request_, ALICE, read)
+        assert world.rows == before
+        assert [vm.name for vm in service.vms.all()] == ["taken"]
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(read)
+    os.close(write)
+
+
+async def test_limits() -> None:
+    async with Service(World(), Config(max_vms_per_user=2, uid_count=3)) as service:
+        for _ in range(2):
+            await service.run(CreateRequest(start=False))
+        with pytest.raises(LimitReached, match="you have 2 VMs"):
+            await service.vms.create(CreateRequest(start=False), ALICE)
+        await service.run(CreateRequest(start=False), BOB)
+        with pytest.raises(LimitReached):
+            await service.vms.create(CreateRequest(start=False), BOB)
+
+
+async def test_two_owners_need_a_supervisor_that_keeps_them_apart() -> None:
+    world = World()
+    async with Service(world, isolates_owners=False) as service:
+        await service.run(CreateRequest(start=False))
+        with pytest.raises(HostNotReady, match="alice has VMs"):
+            await service.vms.create(CreateRequest(start=False), BOB)
+    async with Service(world, Config(allow_shared_host=True), isolates_owners=False) as service:
+        await service.run(CreateRequest(start=False), BOB)
+
+
+async def test_addresses_go_from_a_stopped_vm_to_one_that_starts() -> None:
+    world = World()
+    async with Service(world) as service:
+        ports = service.ports
+        pool = replace(ports.network.pool, network=next(ports.network.pool.network.subnets(new_prefix=30)))
+        ports.network.pool = pool
+        first = await service.run(CreateRequest(name="first"))
+        with pytest.raises(LimitReached):
+            await service.run(CreateRequest(name="second"))
+        await ended(service.vms.stop(first, ALICE))
+        second = service.vms.find("second")
+        await ended(service.vms.start(second, ALICE))
+        assert service.vms.find("second").address == first.address
+        assert service.vms.find("first").address == ""
+
+
+async def test_strays_are_removed_at_the_start() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+        world.units["deadbeef"] = Unit.ACTIVE
+        world.taps.add("deadbeef")
+        world.disks.add("deadbeef")
+    async with Service(world) as service:
+        await service.settled("web", VMState.RUNNING)
+        assert world.taps == world.disks == {vm.sid}
+        assert await service.ports.supervisor.list_sids() == {vm.sid}
+
+
+async def test_a_restart_of_the_host_does_not_start_guests() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+        await service.run(CreateRequest(name="once", ephemeral=True))
+    world.boot = "boot-2"
+    for kind in (world.units, world.guests, world.taps, world.run_dirs, world.stale):
+        kind.clear()
+    async with Service(world) as service:
+        stopped = await service.settled("web", VMState.FAILED)
+        assert "host was restarted" in stopped.last_error
+        async with asyncio.timeout(5):
+            while len(service.vms.all()) > 1:
+                await asyncio.sleep(0)
+        assert world.disks == {vm.sid}
+
+
+def crash_points() -> list[str]:
+    return [step.name.lower() + suffix for step in Step for suffix in ("", "_done")]
+
+
+async def crash(service: Service, point: str, act: str, vm: VM) -> None:
+    """Run `act` on a service that dies at `point`, or once it is done when it does not come by there."""
+    died = asyncio.Event()
+
+    async def hook(reached: str) -> None:
+        if reached == point and not died.is_set():
+            died.set()
+            await asyncio.Event().wait()  # nothing happens any more
+
+    object.__setattr__(service.ports, "hook", hook)
+    getattr(service.vms, act)(vm, ALICE)
+    death = asyncio.create_task(died.wait())
+    job = service.jobs.running(f"vm/{vm.sid}")
+    assert job is not None
+    finish = asyncio.create_task(job.wait())
+    async with asyncio.timeout(5):
+        await asyncio.wait({death, finish}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (death, finish):
+        task.cancel()
+    for machine in service.vms._machines.values():
+        if machine._task is not None:
+            machine._task.cancel()
+            await asyncio.wait({machine._task})
+    await asyncio.wait({death, finish})
+    await service.jobs.close()
+
+
+@pytest.mark.parametrize("point", crash_points())
+@pytest.mark.parametrize("act", ["start", "stop", "delete", "pause"])
+async def test_a_crash_at_any_point_loses_nothing(act: str, point: str) -> None:
+    world = World()
+    service = Service(world)
+    await service.vms.begin()
+    vm = await service.run(CreateRequest(name="web", start=act != "start"))
+    await crash(service, point, act, vm)
+    wanted = {
+        "start": Desired.RUNNING,
+        "stop": Desired.STOPPED,
+        "delete": Desired.ABSENT,
+        "pause": Desired.PAUSED,
+    }[act]
+    async with Service(world) as again:
+        if wanted is Desired.ABSENT:
+            await again.gone()
+            return
+        states = {
+            Desired.RUNNING: VMState.RUNNING,
+            Desired.STOPPED: VMState.STOPPED,
+            Desired.PAUSED: VMState.PAUSED,
+        }
+        await again.settled("web", states[wanted])
+        async with asyncio.timeout(5):
+            while (vm.sid in world.taps) is (wanted is Desired.STOPPED):
+                await asyncio.sleep(0)
+        await ended(again.vms.delete(again.vms.find("web"), ALICE))
+        assert world.nothing_left()
