@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+from tests.fakes.ports import World, fake_ports
 
 from bangerd.config import Config
 from bangerd.core.jobs import Caller, Job, Jobs, JobState
@@ -25,7 +26,6 @@ from bangerd.model.errors import (
 )
 from bangerd.model.lifecycle import Step
 from bangerd.model.vm import VM, Desired, ExitReason, ExitRecord, Unit, VMState
-from tests.fakes.ports import World, fake_ports
 
 ALICE = Caller(1000, "alice", ":1.1")
 BOB = Caller(1001, "bob", ":1.2")
