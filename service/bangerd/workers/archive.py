@@ -1,0 +1,204 @@
+"""Debian's archive as a worker sees it: apt with a state of its own below the job's folder.
+
+Nothing of the machine's apt is read or written; what to fetch from, the keyring and the proxy come by
+arguments. apt verifies: no package is used whose hash does not lead to a signature of that keyring.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bangerd.workers.reports import Reports, WorkerError
+
+# What apt says, what it means. The first that matches is told; apt's own last error line goes with it.
+_MEANINGS = (
+    ("space", r"No space left on device|not have enough free space|Disk quota exceeded"),
+    (
+        "signature",
+        r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|invalid signature|Clearsigned file isn't valid"
+        r"|signatures couldn't be verified|Hash Sum mismatch|unexpected size",
+    ),
+    ("date", r"is not valid yet|is expired|no longer valid"),
+    (
+        "network",
+        r"Temporary failure resolving|Could not resolve|Could not connect|Cannot initiate the connection"
+        r"|Connection (refused|timed out|failed|reset)|Network is unreachable|Unable to connect"
+        r"|certificate|handshake|\b(40[0-9]|50[0-9])  ",
+    ),
+    ("missing", r"does not have a Release file|404  Not Found|Unable to locate package"),
+)
+_HELP = {
+    "space": "the disk is full; free some room and pull again",
+    "signature": "what the mirror sent is not signed by Debian's keys; try another `mirror`, or upgrade the "
+    "package debian-archive-keyring",
+    "date": "the mirror's index is out of date, or this machine's clock is wrong",
+    "network": "the mirror cannot be reached; check the network, the proxy, or `mirror` in the configuration",
+    "missing": "the mirror does not have what is needed; check `mirror` in the configuration",
+    "failed": "apt failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where packages come from. `options` are lines of apt.conf, like `Acquire::http::Proxy "…";`."""
+
+    suite: str
+    mirror: str
+    security_mirror: str
+    keyring: Path
+    options: tuple[str, ...]
+    architecture: str = "amd64"
+
+    def lines(self, keyring: Path | None = None) -> str:
+        """sources.list: the release, its updates, its security updates."""
+        signed_by = f"[signed-by={keyring or self.keyring}]"
+        return "".join(
+            f"deb {signed_by} {mirror} {suite} main\n"
+            for mirror, suite in (
+                (self.mirror, self.suite),
+                (self.mirror, f"{self.suite}-updates"),
+                (self.security_mirror, f"{self.suite}-security"),
+            )
+        )
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--suite", required=True, help="bookworm, trixie")
+    parser.add_argument("--mirror", required=True, help="URI of Debian's archive")
+    parser.add_argument("--security-mirror", required=True, help="URI of Debian's security archive")
+    parser.add_argument("--keyring", type=Path, required=True, help="Debian's archive keyring")
+    parser.add_argument("--apt-option", action="append", default=[], help="a line of apt.conf")
+    parser.add_argument("--architecture", default="amd64")
+    parser.add_argument("--dir", type=Path, required=True, help="the job's folder")
+
+
+def source_of(options: argparse.Namespace) -> Source:
+    return Source(
+        options.suite,
+        options.mirror,
+        options.security_mirror,
+        options.keyring,
+        tuple(options.apt_option),
+        options.architecture,
+    )
+
+
+class Apt:
+    """apt-get and apt-cache with everything below `folder`."""
+
+    def __init__(self, folder: Path, source: Source) -> None:
+        self.folder = folder
+        self.archives = folder / "cache/archives"
+        self.lists = folder / "state/lists"
+        self.conf = folder / "apt.conf"
+        for path in (self.lists / "partial", self.archives / "partial", folder / "etc", folder / "log"):
+            path.mkdir(parents=True)
+        (folder / "status").touch()
+        (folder / "etc/sources.list").write_text(source.lines())
+        self.conf.write_text(
+            f'Dir "{folder}";\n'
+            'Dir::Etc "etc"; Dir::Etc::SourceParts ""; Dir::Etc::Parts ""; Dir::Etc::Trusted ""; Dir::Etc::TrustedParts "";\n'
+            f'Dir::State "state"; Dir::State::Status "{folder}/status"; Dir::Cache "cache"; Dir::Log "log";\n'
+            f'APT::Architecture "{source.architecture}"; APT::Architectures {{ "{source.architecture}"; }};\n'
+            # The whole worker is nobody already, and in its user namespace _apt owns no file.
+            'APT::Sandbox::User "root";\n'
+            'APT::Install-Recommends "false"; Acquire::Languages "none"; APT::Update::Error-Mode "any";\n'
+            'Acquire::Retries "2"; Acquire::http::Timeout "20"; Acquire::https::Timeout "20";\n'
+            + "".join(f"{line}\n" for line in source.options)
+        )
+
+    def update(self, reports: Reports) -> None:
+        reports.progress("index")
+        self._get(["update"], lambda _percent: reports.progress("index"))
+
+    def fetch(self, verb: Sequence[str], reports: Reports) -> int:
+        """Download what `verb` (`install …`, `dist-upgrade`) would install into `archives`. Returns how many
+        packages that is."""
+        uris = self._run(["apt-get", "--print-uris", "-qq", "--yes", *verb])
+        sizes = [int(line.split()[2]) for line in uris.splitlines() if line.startswith("'")]
+        total = sum(sizes)
+
+        def tell(percent: float) -> None:
+            reports.progress("download", int(total * percent / 100), total)
+
+        if sizes:
+            tell(0)
+            self._get(["--download-only", "--yes", *verb], tell)
+            tell(100)
+        return len(sizes)
+
+    def depends(self, package: str) -> list[str]:
+        """Names that `package` depends on, first alternatives only."""
+        said = self._run(["apt-cache", "depends", "--important", package])
+        return re.findall(r"^\s+Depends: (\S+)$", said, re.MULTILINE)
+
+    def download(self, package: str, reports: Reports) -> Path:
+        """Download one package alone, without what it depends on."""
+        said = self._run(["apt-get", "--print-uris", "-qq", "download", package])
+        fields = next((line.split() for line in said.splitlines() if line.startswith("'")), None)
+        if fields is None:
+            raise WorkerError("missing", f"no package {package}: {_HELP['missing']}")
+        total = int(fields[2])
+
+        def tell(percent: float) -> None:
+            reports.progress("download", int(total * percent / 100), total)
+
+        tell(0)
+        self._get(["download", package], tell)
+        tell(100)
+        return self.archives / fields[1]
+
+    def _get(self, arguments: Sequence[str], percent: Callable[[float], None]) -> None:
+        """apt-get with its progress: lines `dlstatus:<file>:<percent>:<text>` on a descriptor."""
+        read, write = os.pipe()
+        log = self.folder / "log/apt-get"
+        with log.open("w+b") as output:
+            process = subprocess.Popen(
+                ["apt-get", "-q", "-o", f"APT::Status-Fd={write}", *arguments],
+                env=self._environment(),
+                cwd=self.archives,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                pass_fds=(write,),
+            )
+            os.close(write)
+            with os.fdopen(read, errors="replace") as lines:
+                for line in lines:
+                    fields = line.split(":", 3)
+                    if fields[0] == "dlstatus" and len(fields) == 4:
+                        percent(float(fields[2]))
+            if process.wait() != 0:
+                raise _failure(log.read_text(errors="replace"))
+
+    def _run(self, argv: Sequence[str]) -> str:
+        done = subprocess.run(
+            argv, env=self._environment(), cwd=self.archives, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise _failure(done.stdout + done.stderr)
+        return done.stdout
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "APT_CONFIG": str(self.conf)}
+
+
+def _failure(said: str) -> WorkerError:
+    errors = [line.strip() for line in said.splitlines() if line.startswith(("E:", "W:", "Err:"))]
+    text = "\n".join(errors)
+    kind = next((kind for kind, pattern in _MEANINGS if re.search(pattern, text)), "failed")
+    shown = next((e for e in errors if any(re.search(p, e) for k, p in _MEANINGS if k == kind)), "")
+    shown = (shown or (errors[-1] if errors else said.strip()[-200:])).removeprefix("E: ").removeprefix("W: ")
+    return WorkerError(kind, f"{_HELP[kind]} (apt: {shown[:300]})")
+
+
+def needed(*tools: str) -> None:
+    """Raise WorkerError when a tool is missing."""
+    for tool in tools:
+        if shutil.which(tool) is None:
+            raise WorkerError("tool", f"{tool} is not installed; install it with your package manager and pull again")

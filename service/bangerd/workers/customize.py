@@ -1,0 +1,127 @@
+"""What banger changes in a Debian root: hooks of mmdebstrap, run by the image worker in its sandbox.
+
+    python3 -m bangerd.workers.customize prepare ROOT LISTS ARCHIVES    before anything is unpacked
+    python3 -m bangerd.workers.customize finish ROOT                    after everything is configured
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# As in Debian's own slim images: nobody reads manuals in a sandbox; copyright files stay.
+EXCLUDED = (
+    "path-exclude=/usr/share/man/*",
+    "path-exclude=/usr/share/info/*",
+    "path-exclude=/usr/share/locale/*",
+    "path-exclude=/usr/share/doc/*",
+    "path-include=/usr/share/doc/*/copyright",
+    "path-exclude=/usr/share/lintian/*",
+)
+# The README promises these five lines, word for word.
+_SSHD = """\
+# Written by banger when it made this image.
+PermitRootLogin prohibit-password
+PubkeyAuthentication yes
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AuthorizedKeysFile /root/.ssh/authorized_keys
+
+HostKey /etc/ssh/ssh_host_ed25519_key
+UseDNS no
+"""
+# Host keys are a VM's own: made at its first boot, unless its seed brought them. RSA takes seconds to make
+# where the CPU is emulated; every client since 2014 takes ed25519.
+_SSH_SERVICE = """\
+[Service]
+ExecStartPre=
+ExecStartPre=/bin/sh -c 'test -s /etc/ssh/ssh_host_ed25519_key || { rm -f /etc/ssh/ssh_host_ed25519_key; \
+exec ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key; }'
+"""
+# Units that find nothing to do in a VM whose disks, network and console are banger's, and cost boot time.
+_MASKED = (
+    "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+    "e2scrub_reap.service", "fstrim.timer",
+    "getty@.service", "autovt@.service", "serial-getty@.service", "console-getty.service",
+    "systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service",
+    "systemd-network-generator.service", "networking.service", "ifup@.service",
+    "systemd-udev-settle.service", "systemd-hwdb-update.service", "systemd-pstore.service",
+    "systemd-firstboot.service", "systemd-remount-fs.service", "systemd-fsck-root.service",
+    "modprobe@configfs.service", "modprobe@drm.service", "modprobe@efi_pstore.service",
+    "modprobe@dm_mod.service", "modprobe@loop.service",
+    "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+)  # fmt: skip
+
+
+def prepare(root: Path, lists: Path, archives: Path) -> None:
+    """Give mmdebstrap the verified indexes and packages, so that it needs no network."""
+    for source, target in ((lists, root / "var/lib/apt/lists"), (archives, root / "var/cache/apt/archives")):
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            if path.is_file():
+                path.rename(target / path.name)
+
+
+def finish(root: Path) -> None:
+    """Settings, and nothing that may differ from VM to VM or tell where the image was made."""
+    _write(root / "etc/ssh/sshd_config.d/50-banger.conf", _SSHD)
+    _write(root / "etc/systemd/system/ssh.service.d/50-banger.conf", _SSH_SERVICE)
+    for path in (root / "etc/ssh").glob("ssh_host_*"):
+        path.unlink()
+    for unit in _MASKED:
+        _link(root / "etc/systemd/system" / unit, "/dev/null")
+    _link(root / "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")
+    # Empty: systemd makes one at each VM's first boot, without the presets of an unconfigured machine.
+    _write(root / "etc/machine-id", "", mode=0o444)
+    (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
+    (root / "var/lib/systemd/random-seed").unlink(missing_ok=True)
+    _write(root / "etc/hostname", "localhost\n")
+    # Filled by the guest program from the seed.
+    for name in ("etc/resolv.conf", "etc/fstab"):
+        (root / name).unlink(missing_ok=True)
+        _write(root / name, "")
+    _write(root / "etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
+    (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
+    _write(root / "etc/profile.d/banger.sh", "# A shell of `banger vm run` is no login from a terminal line.\n"
+           'case "$TERM" in "" | dumb) ;; *) alias ls="ls --color=auto" grep="grep --color=auto" ;; esac\n')  # fmt: skip
+    # mmdebstrap removes the settings it wrote; upgrades in a VM shall not bring manuals either.
+    _write(root / "etc/dpkg/dpkg.cfg.d/banger", "".join(f"{line}\n" for line in EXCLUDED))
+    _write(root / "etc/apt/apt.conf.d/50banger", 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n')
+    for folder in ("var/lib/apt/lists", "var/cache/apt", "var/log", "tmp", "var/tmp"):
+        _empty(root / folder)
+    for folder in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    (root / "var/log/journal").mkdir(exist_ok=True)
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
+
+
+def _link(path: Path, target: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.symlink_to(target)
+
+
+def _empty(folder: Path) -> None:
+    """Remove files, keep folders: packages expect /var/log/<theirs>, with its owner, to exist."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            (Path(parent) / name).unlink()
+
+
+def main() -> int:
+    verb, *paths = sys.argv[1:]
+    if verb == "prepare":
+        prepare(*map(Path, paths))
+    else:
+        finish(Path(paths[0]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
