@@ -15,6 +15,7 @@ import sdnotify
 from dbus_next.aio.message_bus import MessageBus
 
 from bangerd import config as configuration
+from bangerd.bus.core import Core
 from bangerd.bus.server import Server
 from bangerd.core.doctor import Doctor
 from bangerd.core.effects import Ports
@@ -32,6 +33,7 @@ from bangerd.host.shims import ShimClients
 from bangerd.host.supervisor import ProcessSupervisor
 from bangerd.host.systemd import SystemdSupervisor
 from bangerd.model.errors import BangerError
+from bangerd.model.network import parse_subnet
 from bangerd.store.database import Database
 from bangerd.store.vms import VMRows
 
@@ -110,7 +112,7 @@ async def serve(options: Options) -> None:
     disks = DiskFiles(options.state_dir, options.runtime_dir)
     host = HostFacts((options.state_dir / "vm", options.runtime_dir / "vm"))
     supervisor = await _supervisor(options)
-    network = HostNetwork(config.subnet, options.runtime_dir)
+    network = HostNetwork(parse_subnet(config.subnet), options.runtime_dir)
     shims = ShimClients(disks)
     library = ImageLibrary(
         options.state_dir,
@@ -134,16 +136,19 @@ async def serve(options: Options) -> None:
     )
     jobs = Jobs()
     vms = VMs(ports, jobs)
-    server = Server(
+    core = Core(
         vms=vms,
         images=Images(ports, jobs, vms),
         jobs=jobs,
         doctor=Doctor(ports),
-        host=host,
         version=version("banger"),
+        capabilities=(ports.vmm.name, ports.vmm.accelerator, *sorted(ports.vmm.capabilities)),
+        catalog=library.catalog,
+        user_name=host.user_name,
     )
+    server = Server(options.bus_address, core)
     try:
-        await server.connect(options.bus_address)
+        await server.open()
         await vms.begin()
         await server.publish()
         notify.notify("READY=1")
@@ -155,7 +160,6 @@ async def serve(options: Options) -> None:
         await jobs.close()
         await vms.close()
         await shims.close()
-        await network.close()
         await supervisor.close()
         await database.close()
         os.close(lock)
@@ -163,7 +167,7 @@ async def serve(options: Options) -> None:
 
 async def _until(stop: asyncio.Event, server: Server, vms: VMs, notify: sdnotify.SystemdNotifier) -> None:
     """Keep the status line and the watchdog fed until told to stop, or until the bus is gone."""
-    ended = {asyncio.create_task(stop.wait()), asyncio.create_task(server.disconnected())}
+    ended = {asyncio.create_task(stop.wait()), asyncio.create_task(server.lost())}
     try:
         while True:
             notify.notify(f"WATCHDOG=1\nSTATUS={vms.summary()}")
