@@ -1,0 +1,38 @@
+"""Entry point of `banger`."""
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    # The default, not Python's: while a call is under way C code waits and would not notice KeyboardInterrupt.
+    # Long work and sessions handle the signal themselves.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _ensure_standard_streams()
+    from banger.cli import run
+
+    status = run(sys.argv[1:])
+    # Tearing GLib and the interpreter down takes longer than a list of VMs; nothing is left to tidy up.
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BrokenPipeError:
+        status = status or 128 + signal.SIGPIPE
+    os._exit(status)
+
+
+def _ensure_standard_streams() -> None:
+    """A standard stream that was closed would be taken by the next socket, and output would go there."""
+    for fd, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)
+            setattr(sys, name, open(fd, mode, closefd=False))  # noqa: SIM115 - by number, for good
+
+
+if __name__ == "__main__":
+    main()

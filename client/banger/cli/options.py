@@ -1,0 +1,67 @@
+"""Options that several commands share."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from banger import units
+from banger.errors import BusError, UsageError
+from banger.progress import Progress
+from banger.service import Wanted, vm_names
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How a command speaks."""
+
+    json: Annotated[bool, Parameter(negative=(), help="Write JSON, also for errors.")] = False
+    quiet: Annotated[
+        bool, Parameter(name=["--quiet", "-q"], negative=(), help="No progress, no remarks.")
+    ] = False
+
+    def progress(self, title: str) -> Progress:
+        """A progress line called `title`, silent where it would disturb."""
+        return Progress(title, quiet=self.quiet or self.json)
+
+
+PEOPLE = Output()
+
+
+def complete_vm(_context: Any) -> list[str]:
+    """VM names for the shell; none, in silence, when the service does not answer."""
+    try:
+        return vm_names()
+    except BusError:
+        return []
+
+
+VMName = Annotated[str, Parameter(completer=complete_vm)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What a new VM shall be."""
+
+    name: Annotated[str, Parameter(help="Its name; without one, one is made up.")] = ""
+    image: Annotated[str, Parameter(help="The image it is made from.")] = ""
+    kernel: Annotated[str, Parameter(help="The kernel it boots.")] = ""
+    vcpu: Annotated[int | None, Parameter(help="Virtual CPUs.")] = None
+    memory: Annotated[str, Parameter(help="Memory: 512M, 2G.")] = ""
+    disk: Annotated[str, Parameter(help="Size of its disk: 8G.")] = ""
+    nat: Annotated[bool | None, Parameter(help="Let it reach the network through this machine.")] = None
+
+    def wanted(self) -> Wanted:
+        """The same with sizes in bytes, as the service takes it. Raises UsageError."""
+        if self.name:
+            units.check_name(self.name)
+        if self.vcpu is not None and not 1 <= self.vcpu < 2**32:
+            raise UsageError(f"{self.vcpu} vCPUs are not possible", hint="ask for 1 or more")
+        memory = units.parse_size(self.memory, "memory size") if self.memory else None
+        disk = units.parse_size(self.disk, "disk size") if self.disk else None
+        return Wanted(self.name, self.image, self.kernel, self.vcpu, memory, disk, self.nat)
+
+
+DEFAULTS = Spec()

@@ -1,0 +1,205 @@
+"""The service as typed functions: what the CLI can ask for. No decisions here, these are the service's.
+
+What Describe and the List methods tell is passed on as plain dictionaries with the contract's keys
+(packaging/dbus/com.thaloco.Banger1.xml): sizes in bytes, times in unix seconds.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from banger import bus as dbus
+from banger import jobs, terminal
+from banger.bus import Bus, Call, Options, Reply
+from banger.errors import BusError, Failure, describe
+from banger.progress import Progress
+
+Record = dict[str, Any]
+T = TypeVar("T")
+
+_VM = f"{dbus.NAME}.VM"
+_IMAGE = f"{dbus.NAME}.Image"
+_JOB = f"{dbus.NAME}.Job"
+_COMPLETION_TIMEOUT_S = 1.0
+
+# The verbs of VM that start a job, and what is said when they fail.
+VM_VERBS = {
+    "start": "Start",
+    "stop": "Stop",
+    "restart": "Restart",
+    "kill": "Kill",
+    "pause": "Pause",
+    "resume": "Resume",
+    "delete": "Delete",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a new VM shall be; None or "" is the service's default. Memory and disk in bytes."""
+
+    name: str = ""
+    image: str = ""
+    kernel: str = ""
+    vcpu: int | None = None
+    memory: int | None = None
+    disk: int | None = None
+    nat: bool | None = None
+
+    def options(self) -> dict[str, tuple[str, Any]]:
+        typed = {
+            "image": ("s", self.image or None),
+            "kernel": ("s", self.kernel or None),
+            "vcpu": ("u", self.vcpu),
+            "memory": ("t", self.memory),
+            "disk": ("t", self.disk),
+            "nat": ("b", self.nat),
+        }
+        return {key: (kind, value) for key, (kind, value) in typed.items() if value is not None}
+
+
+class Service:
+    """The banger service on the system bus. Every method raises Failure, in words for the user."""
+
+    def __init__(self) -> None:
+        try:
+            self._bus = Bus(prompt=terminal.start_agent)
+        except BusError as exc:
+            hint = "start it, or set DBUS_SYSTEM_BUS_ADDRESS"
+            raise Failure("NoBus", "cannot reach the system bus", why=exc.text, hint=hint) from None
+
+    # VMs
+
+    def find_vm(self, name: str) -> str:
+        """The object path of the VM called `name`."""
+        return str(self._manager("FindVM", "s", name).values[0])
+
+    def list_vms(self, *, everyone: bool = False) -> list[Record]:
+        """Your VMs by name; with `everyone`, also what all users may see of the others'."""
+        vms: list[Record] = []
+        options: dict[str, tuple[str, Any]] = {"all": ("b", True)} if everyone else {}
+        while True:
+            page, following = self._manager("ListVMs", "a{sv}", options).values
+            vms += page
+            if not following:
+                return vms
+            options["after"] = ("s", following)
+
+    def describe_vm(self, path: str) -> Record:
+        return dict(self._call(path, _VM, "Describe", "a{sv}", {}).values[0])
+
+    def resolve_spec(self, wanted: Wanted) -> Record:
+        """The spec a VM would get, each value with its `<key>_origin`, and `image_present`, `kernel_present`."""
+        return dict(self._manager("ResolveSpec", "a{sv}", wanted.options()).values[0])
+
+    def create_vm(
+        self, wanted: Wanted, progress: Progress, *, start: bool, lifeline: int | None = None
+    ) -> str:
+        """Make a VM, wait until it is ready; return its path. With `lifeline` it lives while the other end is open."""
+        options = wanted.options()
+        fds: tuple[int, ...] = ()
+        if not start:
+            options["start"] = ("b", False)
+        if lifeline is not None:
+            options |= {"ephemeral": ("b", True), "lifeline": ("h", 0)}
+            fds = (lifeline,)
+        call = Call(dbus.ROOT, dbus.MANAGER, "CreateVM", "sa{sv}", (wanted.name, options), fds)
+        doing = f"cannot create VM '{wanted.name}'" if wanted.name else "cannot create the VM"
+        return str(self._follow(call, progress, doing).values[0])
+
+    def vm_name(self, path: str) -> str:
+        return str(self._property(path, _VM, "Name"))
+
+    def vm_state(self, path: str) -> str:
+        return str(self._property(path, _VM, "State"))
+
+    def change_vm(self, verb: str, name: str, progress: Progress, *, path: str = "") -> None:
+        """Have a VM do one of VM_VERBS, and wait for it."""
+        call = Call(path or self.find_vm(name), _VM, VM_VERBS[verb], "a{sv}", ({},))
+        self._follow(call, progress, f"cannot {verb} VM '{name}'")
+
+    def open_session(self, path: str) -> int:
+        """A descriptor for one session with the guest of the VM at `path`."""
+        reply = self._call(path, _VM, "Exec", "a{sv}", {})
+        return self._guarded(lambda: dbus.fd_of(reply, reply.values[0]))
+
+    def open_log(self, path: str) -> int:
+        """A descriptor for reading the console's log of the VM at `path`."""
+        reply = self._call(path, _VM, "OpenLog", "a{sv}", {})
+        return self._guarded(lambda: dbus.fd_of(reply, reply.values[0]))
+
+    # Images and kernels
+
+    def list_images(self) -> list[Record]:
+        return list(self._manager("ListImages", "a{sv}", {}).values[0])
+
+    def list_kernels(self) -> list[Record]:
+        return list(self._manager("ListKernels", "a{sv}", {}).values[0])
+
+    def pull_image(self, name: str, progress: Progress) -> None:
+        """Get an image, and the default kernel with it; "" is the default image."""
+        call = Call(dbus.ROOT, dbus.MANAGER, "PullImage", "sa{sv}", (name, {}))
+        self._follow(
+            call, progress, f"cannot pull image '{name}'" if name else "cannot pull the default image"
+        )
+
+    def delete_image(self, name: str, progress: Progress) -> None:
+        found = [image for image in self.list_images() if name in (image.get("name"), image.get("id"))]
+        if not found:
+            raise Failure(
+                "NoSuchImage", f"no image named '{name}' here", hint="`banger image list` shows them"
+            )
+        call = Call(str(found[0]["path"]), _IMAGE, "Delete", "a{sv}", ({},))
+        self._follow(call, progress, f"cannot delete image '{name}'")
+
+    # Jobs and the service itself
+
+    def list_jobs(self) -> list[Record]:
+        return list(self._manager("ListJobs", "a{sv}", {}).values[0])
+
+    def cancel_job(self, number: int) -> None:
+        self._call(f"{dbus.ROOT}/job/{number}", _JOB, "Cancel", "a{sv}", {})
+
+    def doctor(self) -> list[Record]:
+        return list(self._manager("Doctor", "a{sv}", {}).values[0])
+
+    def version(self) -> str:
+        return str(self._property(dbus.ROOT, dbus.MANAGER, "Version"))
+
+    # How
+
+    def _manager(self, member: str, signature: str, *arguments: str | Options) -> Reply:
+        return self._call(dbus.ROOT, dbus.MANAGER, member, signature, *arguments)
+
+    def _call(
+        self, path: str, interface: str, member: str, signature: str, *arguments: str | Options
+    ) -> Reply:
+        return self._guarded(lambda: self._bus.call(Call(path, interface, member, signature, arguments)))
+
+    def _property(self, path: str, interface: str, name: str) -> Any:
+        return self._guarded(lambda: self._bus.get_property(path, interface, name))
+
+    def _follow(self, call: Call, progress: Progress, doing: str) -> Reply:
+        return jobs.follow(self._bus, call, progress, doing)
+
+    @staticmethod
+    def _guarded(action: Callable[[], T]) -> T:
+        try:
+            return action()
+        except BusError as exc:
+            raise describe(exc) from None
+
+
+def vm_names() -> list[str]:
+    """Names for the shell's completion: quick, never starts the service; raises BusError."""
+    options: Mapping[str, tuple[str, Any]] = {}
+    call = Call(
+        dbus.ROOT,
+        dbus.MANAGER,
+        "ListVMs",
+        "a{sv}",
+        (options,),
+        timeout_s=_COMPLETION_TIMEOUT_S,
+        start_service=False,
+    )
+    return [str(vm["name"]) for vm in Bus().call(call).values[0]]

@@ -1,0 +1,363 @@
+"""The client's side of a session with a guest: docs/guest-protocol.md, "Session messages".
+
+One thread, one poll loop. The descriptor from VM.Exec is the only link; what comes over it was written by the guest
+and is checked for shape and size.
+"""
+
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from banger import terminal
+from banger.errors import RUN_FAILED, Failure, UsageError
+from banger.sink import Sink
+
+EXEC, STDIN, SIGNAL, WINSIZE = 1, 2, 3, 4
+STARTED, STDOUT, STDERR, EXIT, ERROR, STDIN_CREDIT = 16, 17, 18, 19, 20, 21
+
+_HEADER = struct.Struct("<B3xI")
+_ITEM = struct.Struct("<HI")
+_U32 = struct.Struct("<I")
+_MAX_PAYLOAD = 65536
+_MAX_EXEC = 1024 * 1024
+_READ_SIZE = 256 * 1024
+_QUEUE_LIMIT = 256 * 1024  # unsent bytes at which stdin is left unread
+
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+_INSIST = 3  # so many SIGINT within a second leave a command that takes no notice
+_ESCAPE = b"\x1d"  # so many Ctrl-] within a second leave a terminal session
+_GRACE_AFTER_PIPE_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run in the guest. No argv: the user's login shell. `tty`: rows and columns."""
+
+    argv: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+    tty: tuple[int, int] | None = None
+
+
+def encode(command: Command) -> bytes:
+    """The EXEC message. Raises UsageError for what no guest could run."""
+    items: list[tuple[int, bytes]] = [(1, _text(word, "an argument")) for word in command.argv]
+    for variable in command.env:
+        if variable.find("=") < 1:
+            raise UsageError(f"{variable[:80]!a} is no environment setting", hint="write it as NAME=value")
+        items.append((2, _text(variable, "an environment variable")))
+    if command.workdir:
+        if not command.workdir.startswith("/"):
+            raise UsageError(f"the working folder {command.workdir[:80]!a} is no absolute path")
+        items.append((3, _text(command.workdir, "the working folder")))
+    if command.user:
+        items.append((4, _text(command.user, "the user's name")))
+    if command.tty is not None:
+        items.append((5, struct.pack("<HH", *command.tty)))
+    if not command.argv:
+        items.append((6, b""))
+    payload = b"".join(_ITEM.pack(tag, len(value)) + value for tag, value in items)
+    if len(payload) > _MAX_EXEC:
+        raise UsageError(
+            f"command and environment are {len(payload)} bytes together, more than the {_MAX_EXEC} that can be passed",
+            hint="pass large data through standard input or a file",
+        )
+    return _HEADER.pack(EXEC, len(payload)) + payload
+
+
+def _text(value: str, what: str) -> bytes:
+    if "\0" in value:
+        raise UsageError(f"{what} contains a NUL byte, which no program can be given")
+    return os.fsencode(value)
+
+
+@dataclass(slots=True)
+class _State:
+    """What the loop knows between two rounds."""
+
+    credit: int = 0
+    stdin_open: bool = True
+    end: int | Failure | None = None  # the exit status, or what came instead; output may still be pending
+    left: Failure | None = None  # we leave at once
+    interrupts: list[float] = field(default_factory=list)
+    escapes: int = 0
+    escape_began: float = 0.0
+    pipe_broke_at: float = 0.0
+    hung_up: bool = False
+
+
+def run(fd: int, command: Command) -> int:
+    """Run `command` over the session descriptor `fd` (taken over) with our standard streams; return its exit status.
+
+    128+n when signal n ended it. Raises Failure (status 125 to 127) when it could not be run or the guest went away.
+    """
+    message = encode(command)
+    with socket.socket(fileno=fd) as link, ExitStack() as stack:
+        link.settimeout(0)
+        return _Session(link, message, stack, tty=command.tty is not None).run()
+
+
+class _Session:
+    def __init__(self, link: socket.socket, first: bytes, stack: ExitStack, *, tty: bool) -> None:
+        self._link = link
+        self._out = bytearray(first)
+        self._in = bytearray()
+        self._tty = tty
+        self._state = _State()
+        self._sinks = {STDOUT: stack.enter_context(Sink(1)), STDERR: stack.enter_context(Sink(2))}
+        self._raw: terminal.Raw | None = None
+        if tty and os.isatty(0):
+            self._raw = stack.enter_context(terminal.Raw(0))
+        self._wakeup = _catch_signals(stack, tty=self._raw is not None)
+
+    def run(self) -> int:
+        state = self._state
+        while True:
+            if state.left is not None:
+                raise state.left
+            if state.end is not None and not self._pending():
+                return self._result(state.end)
+            for fd, events in self._poll():
+                self._handle(fd, events)
+
+    def _pending(self) -> bool:
+        return any(sink.pending for sink in self._sinks.values())
+
+    def _result(self, end: int | Failure) -> int:
+        if isinstance(end, Failure):
+            raise end
+        for sink in self._sinks.values():
+            if sink.problem:
+                raise Failure(
+                    "OutputLost", "cannot write the command's output", why=sink.problem, status=RUN_FAILED
+                )
+        return end
+
+    def _poll(self) -> Iterable[tuple[int, int]]:
+        state, poll = self._state, select.poll()
+        poll.register(self._wakeup, select.POLLIN)
+        # A stream of ours that is full holds the guest back: we read no more until it drains.
+        link_events = (0 if self._pending() else select.POLLIN) | (select.POLLOUT if self._out else 0)
+        if state.end is None and link_events:
+            poll.register(self._link, link_events)
+        for sink in self._sinks.values():
+            if sink.open:
+                poll.register(sink.fd, select.POLLOUT if sink.pending else 0)
+        if state.stdin_open and state.credit > 0 and len(self._out) < _QUEUE_LIMIT:
+            poll.register(0, select.POLLIN)
+        return poll.poll()
+
+    def _handle(self, fd: int, events: int) -> None:
+        if fd == self._link.fileno():
+            if events & select.POLLOUT:
+                self._flush()
+            if events & ~select.POLLOUT:
+                self._receive()
+        elif fd == self._wakeup.fileno():
+            for signum in self._wakeup.recv(256):
+                self._signalled(signal.Signals(signum))
+        elif fd == 0:
+            self._read_stdin()
+        else:
+            self._feed_sink(fd, events)
+
+    # To the guest
+
+    def _send(self, kind: int, payload: bytes) -> None:
+        self._out += _HEADER.pack(kind, len(payload))
+        self._out += payload
+        self._flush()
+
+    def _flush(self) -> None:
+        try:
+            while self._out:
+                sent = self._link.send(self._out)
+                del self._out[:sent]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            self._out.clear()  # the reading side tells what became of the guest, after its last words
+
+    def _read_stdin(self) -> None:
+        state = self._state
+        try:
+            data = os.read(0, min(state.credit, _MAX_PAYLOAD))
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""  # the terminal hung up
+        if self._raw is not None and self._escaped(data):
+            state.left = Failure("Left", "left the session; the guest hangs it up", status=RUN_FAILED)
+            return
+        state.credit -= len(data)
+        state.stdin_open = bool(data)
+        self._send(STDIN, data)
+
+    def _escaped(self, data: bytes) -> bool:
+        state, now = self._state, time.monotonic()
+        if not data or data.strip(_ESCAPE) or now - state.escape_began > 1:
+            state.escapes, state.escape_began = 0, now
+        if not data.strip(_ESCAPE):
+            state.escapes += len(data)
+        return state.escapes >= _INSIST
+
+    def _signalled(self, signum: signal.Signals) -> None:
+        state, now = self._state, time.monotonic()
+        if signum == signal.SIGWINCH:
+            self._send_size()
+        elif self._raw is not None and signum == signal.SIGTSTP:
+            self._stop()
+        elif self._raw is not None and signum == signal.SIGCONT:
+            self._raw.enter()
+            self._send_size()
+        elif self._raw is not None:
+            # Keys reach the guest as bytes: this came from outside and means us.
+            state.left = _ended_by(signum)
+        else:
+            self._send(SIGNAL, _U32.pack(signum))
+            if signum == signal.SIGINT:
+                state.interrupts = [at for at in state.interrupts if now - at < 1] + [now]
+                if len(state.interrupts) >= _INSIST:
+                    state.left = _ended_by(signum)
+            elif signum == signal.SIGHUP and os.isatty(0):
+                state.left = _ended_by(signum)
+
+    def _stop(self) -> None:
+        if self._raw is not None:
+            self._raw.leave()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            self._raw.enter()
+
+    def _send_size(self) -> None:
+        if self._tty:
+            self._send(WINSIZE, struct.pack("<HH", *terminal.size()))
+
+    # From the guest
+
+    def _receive(self) -> None:
+        try:
+            data = self._link.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._state.end = Failure(
+                "GuestGone",
+                "the guest went away before the command ended",
+                why="it was powered off, stopped or crashed",
+                hint="`banger vm list` shows its state, `banger vm logs NAME` its last words",
+                status=RUN_FAILED,
+            )
+            return
+        self._in += data
+        self._take_messages()
+
+    def _take_messages(self) -> None:
+        state, at = self._state, 0
+        with memoryview(self._in) as view:
+            while len(view) - at >= _HEADER.size and state.end is None:
+                kind, length = _HEADER.unpack_from(view, at)
+                if length > _MAX_PAYLOAD:
+                    state.end = _broken(f"a message of {length} bytes")
+                    break
+                end = at + _HEADER.size + length
+                if end > len(view):
+                    break
+                with view[at + _HEADER.size : end] as payload:
+                    self._message(kind, payload)
+                at = end
+        del self._in[:at]
+
+    def _message(self, kind: int, payload: memoryview) -> None:
+        state = self._state
+        if kind in self._sinks:
+            self._output(kind, payload)
+        elif kind == STDIN_CREDIT and len(payload) == 4:
+            state.credit += _U32.unpack(payload)[0]
+        elif kind == STARTED and len(payload) == 4:
+            pass
+        elif kind == EXIT and len(payload) == 8:
+            how, value = struct.unpack("<II", payload)
+            state.end = min(128 + value, 255) if how else value & 0xFF
+        elif kind == ERROR and len(payload) >= 4:
+            state.end = _refused(_U32.unpack_from(payload)[0], bytes(payload[4:]).decode("utf-8", "replace"))
+        else:
+            state.end = _broken(f"message {kind} of {len(payload)} bytes")
+
+    def _output(self, kind: int, payload: memoryview) -> None:
+        sink, state = self._sinks[kind], self._state
+        if sink.open:
+            if not sink.write(payload):
+                self._closed(kind)
+        elif (
+            kind == STDOUT
+            and not state.hung_up
+            and time.monotonic() - state.pipe_broke_at > _GRACE_AFTER_PIPE_S
+        ):
+            # It ignores SIGPIPE and writes on.
+            state.hung_up = True
+            self._send(SIGNAL, _U32.pack(signal.SIGHUP))
+
+    def _feed_sink(self, fd: int, events: int) -> None:
+        for kind, sink in self._sinks.items():
+            if not sink.open or sink.fd != fd:
+                continue
+            if events & select.POLLOUT and sink.pending:
+                if not sink.flush():
+                    self._closed(kind)
+            elif events & (select.POLLERR | select.POLLHUP | select.POLLNVAL):
+                sink.drop()
+                self._closed(kind)
+
+    def _closed(self, kind: int) -> None:
+        """Nobody reads our output any more: let the command learn it as it would here."""
+        if kind == STDOUT:
+            self._state.pipe_broke_at = time.monotonic()
+            self._send(SIGNAL, _U32.pack(signal.SIGPIPE))
+
+
+def _catch_signals(stack: ExitStack, *, tty: bool) -> socket.socket:
+    """Turn the signals we handle into bytes on the returned socket until `stack` unwinds."""
+    wakeup, writer = socket.socketpair()
+    for end in (wakeup, writer):
+        end.settimeout(0)
+        stack.enter_context(end)
+
+    def restore(signum: int, handler: Callable[..., object] | int | None) -> Callable[[], object]:
+        return lambda: signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+
+    extra = (signal.SIGTSTP, signal.SIGCONT) if tty else ()
+    stack.callback(signal.set_wakeup_fd, signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False))
+    for signum in (*_FORWARDED, signal.SIGWINCH, *extra):
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup stays nohup
+            stack.callback(restore(signum, signal.signal(signum, lambda *_: None)))
+    return wakeup
+
+
+def _ended_by(signum: signal.Signals) -> Failure:
+    return Failure(
+        "Interrupted", f"ended by {signum.name}; the guest hangs the session up", status=128 + signum
+    )
+
+
+def _broken(what: str) -> Failure:
+    return Failure(
+        "Protocol", "the guest does not keep to the protocol", why=f"it sent {what}", status=RUN_FAILED
+    )
+
+
+def _refused(code: int, text: str) -> Failure:
+    names = {126: "NotExecutable", 127: "NotFound"}
+    return Failure(
+        names.get(code, "GuestFailed"),
+        text or "the guest refused",
+        status=code if code in names else RUN_FAILED,
+    )
