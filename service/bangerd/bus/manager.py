@@ -1,0 +1,208 @@
+"""com.thaloco.Banger1.Manager"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from bangerd.bus import guards, image, job, kernel, names, options
+from bangerd.bus.core import Core
+from bangerd.bus.export import Call, Facts, Interface, Signal, args, exported, shown
+from bangerd.bus.guards import inspect
+from bangerd.bus.polkit import Authority, Verdict
+from bangerd.core.jobs import Job
+from bangerd.core.requests import CreateRequest
+from bangerd.model.errors import BangerError, InvalidSpec, NoSuchImage
+from bangerd.model.vm import VM, check_name
+
+OPTIONS = "options:a{sv}"
+
+SPEC_OPTIONS = {
+    "image": "s",
+    "kernel": "s",
+    "vcpu": "u",
+    "memory": "t",
+    "disk": "t",
+    "nat": "b",
+}
+CREATE_OPTIONS = SPEC_OPTIONS | {
+    "ssh_keys": "as",
+    "labels": "a{ss}",
+    "start": "b",
+    "ephemeral": "b",
+    "lifeline": "h",
+}
+PAGE = 256  # VMs in one answer of ListVMs, at most
+
+
+def _create_guard(manager: "Manager", call: Call, _target: None, body: list[Any]) -> Facts:
+    request = _request(body[0], body[1])
+    spec = manager.core.vms.resolve(request)
+    sizes = {key: int(str(spec[key])) for key in ("vcpu", "memory", "disk")}
+    return guards.create_vm(request, call, _shown_image(manager, str(spec["image"])), sizes)
+
+
+def _shown_image(manager: "Manager", name: str) -> str:
+    """The image's stored name. Raises NoSuchImage."""
+    return manager.core.images.find_image(name).name
+
+
+def _pull_guard(manager: "Manager", _call: Call, _target: None, body: list[Any]) -> Facts:
+    name = body[0]
+    catalog = manager.core.catalog()
+    if not name or name in catalog:
+        return guards.pull(name or "default", from_catalog=True)
+    if "/" not in name or not name.isprintable() or len(name) > 255:
+        raise NoSuchImage(name[:255])
+    return guards.pull(name, from_catalog=False)
+
+
+def _request(name: str, given: dict[str, Any]) -> CreateRequest:
+    """Raises InvalidSpec."""
+    values = options.read(given, CREATE_OPTIONS, "CreateVM")
+    values.pop("lifeline", None)
+    values["ssh_keys"] = tuple(values.get("ssh_keys", ()))
+    return CreateRequest(name=check_name(name) if name else "", **values)
+
+
+class Manager(Interface):
+    """The service itself, at /com/thaloco/Banger1."""
+
+    name = names.MANAGER_INTERFACE
+    signals = (
+        Signal("VMAdded", args("vm:o")),
+        Signal("VMRemoved", args("vm:o")),
+        Signal("JobRemoved", args("job:o result:s")),
+    )
+
+    def __init__(self, core: Core, authority: Authority) -> None:
+        self.core = core
+        self._authority = authority
+
+    def get(self, leaf: str) -> None:
+        return None
+
+    def leaves(self) -> Iterable[str]:
+        return ()
+
+    @shown("s")
+    def Version(self, _target: None) -> str:
+        return self.core.version
+
+    @shown("as")
+    def Capabilities(self, _target: None) -> list[str]:
+        return list(self.core.capabilities)
+
+    @shown("a{sv}")
+    def Defaults(self, _target: None) -> dict[str, Any]:
+        try:
+            return options.write(self.core.vms.resolve(CreateRequest()))
+        except BangerError:
+            return {}  # Doctor says what is wrong with them
+
+    @exported(_create_guard, "name:s options:a{sv}", "vm:o job:o", descriptors=1)
+    async def CreateVM(self, call: Call, _target: None, name: str, given: dict[str, Any]) -> tuple[str, str]:
+        request = _request(name, given)
+        if "lifeline" in given and not request.ephemeral:
+            raise InvalidSpec("option 'lifeline' goes with 'ephemeral' only: closing it deletes the VM")
+        lifeline = call.take(given["lifeline"].value) if "lifeline" in given else None
+        vm, started = await self.core.vms.create(request, call.caller, lifeline)
+        return names.vm_path(vm.sid), names.job_path(started.number)
+
+    @exported(inspect, "name:s", "vm:o")
+    async def FindVM(self, _call: Call, _target: None, name: str) -> str:
+        return names.vm_path(self.core.vms.find(name[:64]).sid)
+
+    @exported(inspect, OPTIONS, "vms:aa{sv} next:s")
+    async def ListVMs(
+        self, call: Call, _target: None, given: dict[str, Any]
+    ) -> tuple[list[dict[str, Any]], str]:
+        values = options.read(given, {"owner": "u", "after": "s", "limit": "u"}, "ListVMs")
+        limit = min(values.get("limit", PAGE), PAGE) or PAGE
+        wanted = [
+            vm
+            for vm in self.core.vms.all()
+            if vm.name > values.get("after", "") and vm.owner_uid == values.get("owner", vm.owner_uid)
+        ]
+        page, more = wanted[:limit], len(wanted) > limit
+        all_of_it = any(vm.owner_uid != call.uid for vm in page) and await self._sees_others(call)
+        rows = [self._row(vm, whole=all_of_it or vm.owner_uid == call.uid) for vm in page]
+        return options.write_all(rows), page[-1].name if more else ""
+
+    def _row(self, vm: VM, *, whole: bool) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            "path": options.Path(names.vm_path(vm.sid)),
+            "name": vm.name,
+            "state": self.core.vms.state(vm).value,
+            "owner": vm.owner_uid,
+            "owner_name": vm.owner_name,
+        }
+        if whole:
+            spec = vm.spec
+            row |= {"image": spec.image, "vcpu": spec.vcpu, "memory": spec.memory, "disk": spec.disk}
+            row |= {"address": vm.address, "created_at": vm.created_at, "error": vm.last_error}
+            row |= {"labels": dict(spec.labels), "ephemeral": vm.ephemeral}
+        return row
+
+    async def _sees_others(self, call: Call) -> bool:
+        facts = Facts(guards.INSPECT_OTHERS, "looking at other users' VMs")
+        return await self._authority.verdict(call, facts) is Verdict.YES
+
+    @exported(inspect, OPTIONS, "images:aa{sv}")
+    async def ListImages(self, call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:
+        options.read(given, {}, "ListImages")
+        images = self.core.images.images()
+        foreign = any(one.owner_uid not in (0, call.uid) for one in images)
+        all_of_it = foreign and await self._sees_others(call)
+        return options.write_all(
+            [
+                image.describe(one) if all_of_it or one.owner_uid in (0, call.uid) else image.summary(one)
+                for one in images
+            ]
+        )
+
+    @exported(_pull_guard, "name:s options:a{sv}", "job:o")
+    async def PullImage(self, call: Call, _target: None, name: str, given: dict[str, Any]) -> str:
+        options.read(given, {}, "PullImage")
+        return self._followed(self.core.images.pull(name, call.caller), call)
+
+    def _followed(self, started: Job, call: Call) -> str:
+        """A pull that is under way already is joined: then its end is told to both."""
+        if started.client != call.caller.client:
+            started.followers.add(call.caller.client)
+        return names.job_path(started.number)
+
+    @exported(inspect, OPTIONS, "kernels:aa{sv}")
+    async def ListKernels(self, _call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:
+        options.read(given, {}, "ListKernels")
+        return options.write_all([kernel.describe(one) for one in self.core.images.kernels()])
+
+    @exported(inspect, OPTIONS, "jobs:aa{sv}")
+    async def ListJobs(self, call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:
+        options.read(given, {}, "ListJobs")
+        jobs = self.core.jobs.all()
+        all_of_it = any(one.owner_uid != call.uid for one in jobs) and await self._sees_others(call)
+        return options.write_all(
+            [job.describe(one) for one in jobs if all_of_it or one.owner_uid == call.uid]
+        )
+
+    @exported(inspect, OPTIONS, "spec:a{sv}")
+    async def ResolveSpec(self, _call: Call, _target: None, given: dict[str, Any]) -> dict[str, Any]:
+        values = options.read(given, SPEC_OPTIONS, "ResolveSpec")
+        return options.write(self.core.vms.resolve(CreateRequest(**values)))
+
+    @exported(inspect, OPTIONS, "checks:aa{sv}")
+    async def Doctor(self, _call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:
+        options.read(given, {}, "Doctor")
+        return options.write_all([dataclasses.asdict(check) for check in await self.core.doctor.checks()])
+
+    @exported(inspect, OPTIONS, "permissions:a{ss}")
+    async def GetPermissions(self, call: Call, _target: None, given: dict[str, Any]) -> dict[str, str]:
+        options.read(given, {}, "GetPermissions")
+        return {
+            action: (await self._authority.verdict(call, Facts(action, "asking what you may do"))).value
+            for action in guards.ALL
+        }
+
+    @exported(inspect)
+    async def Ping(self, _call: Call, _target: None) -> None:
+        """Proves that the bus, polkit and the service answer."""
