@@ -9,6 +9,7 @@ packaging/demohost.py is the program around it; tests/guest uses it directly.
 import fcntl
 import os
 import pwd
+import shlex
 import shutil
 import signal
 import socket
@@ -68,8 +69,8 @@ User=root
 RULE = """\
 // {user} may do with its own VMs what a user who sits at the machine may do.
 polkit.addRule(function(action, subject) {{
-    if (action.id.indexOf("com.thaloco.banger1.") == 0 && action.id.indexOf("-others") == -1
-        && subject.user == "{user}")
+    if (subject.user == "{user}" && action.id.indexOf("com.thaloco.banger1.") == 0
+        && !/-(others|any)$/.test(action.id))
         return polkit.Result.YES;
 }});
 """
@@ -92,7 +93,6 @@ class Layout:
     bus_policy: Path = TOP / "packaging/dbus/com.thaloco.Banger1.conf"
     config: str = ""  # text of banger.toml
     within: tuple[str, ...] = ()
-    environment: tuple[str, ...] = ()  # NAME=value for bangerd: test hooks
 
     @property
     def address(self) -> str:
@@ -182,20 +182,18 @@ class PrivateHost:
         includes = "\n".join(f"  <include>{path}</include>" for path in policies)
         config = BUS.format(address=layout.address, services=runtime / "services", includes=includes)
         (runtime / "bus.conf").write_text(config)
-        command = " ".join(self._service_command())
-        (runtime / "services" / f"{NAME}.service").write_text(ACTIVATION.format(name=NAME, command=command))
+        activation = ACTIVATION.format(name=NAME, command=f"/bin/sh {runtime}/start-bangerd")
+        (runtime / "services" / f"{NAME}.service").write_text(activation)
+        self.set_environment()
         for policy in (layout.policy, Path("/usr/share/polkit-1/actions/org.freedesktop.policykit.policy")):
             shutil.copy(policy, runtime / "actions")
         for user in layout.users:
             (runtime / "rules.d" / f"50-banger-{user}.rules").write_text(RULE.format(user=user))
 
-    def _service_command(self) -> list[str]:
-        return [
-            "/usr/bin/env",
-            "PYTHONDONTWRITEBYTECODE=1",
-            *self.layout.environment,
-            *self.layout.service_argv,
-        ]
+    def set_environment(self, *variables: str) -> None:
+        """NAME=value that bangerd gets beside the bus's environment, from its next start on (tests' hooks)."""
+        command = ["exec", "env", "PYTHONDONTWRITEBYTECODE=1", *variables, *self.layout.service_argv]
+        (self.layout.runtime / "start-bangerd").write_text(f"{shlex.join(command)}\n")
 
     def _spawn(
         self, argv: Sequence[str], log: IO[bytes], stdout: IO[bytes] | int | None = None

@@ -1,0 +1,84 @@
+"""Fixtures of the guest layer: one machine for the whole session, its users, and nothing left after each test."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.guest.machine import ALICE, BOB, STRANGER, Machine, Terminal, User, build_library
+
+TOP = Path(__file__).parents[2]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """Where images, kernels and VMs' disks of tests are; kept between runs, but for the VMs."""
+    folder = Path(os.environ.get("BANGER_TEST_CACHE") or TOP / ".cache/tests")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()
+
+
+@pytest.fixture(scope="session")
+def library(cache: Path) -> Path:
+    """A state folder with the default image and kernel, made by bangerd on the first run."""
+    state = cache / "library"
+    build_library(state)
+    return state
+
+
+@pytest.fixture(scope="session")
+def machine(cache: Path, library: Path) -> Iterator[Machine]:
+    """The machine that most tests share. Its VMs are the tests' own."""
+    made = Machine(f"bgt{os.getpid()}", cache / f"machine-{os.getpid()}", library)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def alice(machine: Machine) -> Iterator[User]:
+    """A user who may use banger. After the test no trace of any VM may be there."""
+    user = machine.user(ALICE)
+    yield user
+    left = machine.traces()
+    if left:
+        for owner in (user, machine.user(BOB)):
+            for vm in owner.json("vm", "list"):
+                owner.banger("vm", "delete", vm["name"])
+    assert not left, f"traces of VMs: {left}"
+
+
+@pytest.fixture
+def bob(machine: Machine, alice: User) -> User:
+    """Another user who may use banger."""
+    return machine.user(BOB)
+
+
+@pytest.fixture
+def stranger(machine: Machine, alice: User) -> User:
+    """A user to whom no polkit rule gives anything."""
+    return machine.user(STRANGER)
+
+
+@pytest.fixture
+def terminal(alice: User) -> Iterator[Callable[..., Terminal]]:
+    """Run a command of Alice's on a pseudo-terminal."""
+    opened: list[Terminal] = []
+
+    def run(*argv: str, rows: int = 24, columns: int = 80) -> Terminal:
+        opened.append(Terminal(alice, *argv, rows=rows, columns=columns))
+        return opened[-1]
+
+    yield run
+    for one in opened:
+        one.close()

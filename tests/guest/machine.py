@@ -1,0 +1,246 @@
+"""A machine for guest tests: a private host in a network namespace of its own, and users who call banger there."""
+
+import fcntl
+import json
+import os
+import re
+import select
+import shutil
+import struct
+import subprocess
+import termios
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import leftovers
+from privatehost import HostError, Layout, PrivateHost
+
+# Accounts of every Debian system. A polkit rule lets the first two use banger; STRANGER has none.
+ALICE, BOB, STRANGER = "games", "news", "nobody"
+IMAGE = "debian-bookworm"
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a command ended."""
+
+    status: int
+    out: str
+    err: str
+    seconds: float
+
+
+class Netns:
+    """A network namespace with nothing but loopback."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.within = ("nsenter", f"--net=/run/netns/{name}", "--")
+        subprocess.run(["ip", "netns", "add", name], check=True)
+        subprocess.run([*self.within, "ip", "link", "set", "lo", "up"], check=True)
+
+    def processes(self) -> dict[int, str]:
+        """Pid and command line of every process in it."""
+        inode = Path(f"/run/netns/{self.name}").stat()
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if os.path.samestat((folder / "ns/net").stat(), inode):
+                    words = (folder / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(folder.name)] = words.decode("utf-8", "replace").strip()
+            except OSError:  # it ended meanwhile
+                continue
+        return found
+
+    def close(self) -> None:
+        """Remove it. AssertionError if a process was left in it."""
+        left = self.processes()
+        leftovers.end(left)
+        subprocess.run(["ip", "netns", "delete", self.name], check=True)
+        assert not left, f"processes left in the namespace: {left}"
+
+
+class Machine:
+    """A private host in its own namespace, with the images and kernels of a library folder."""
+
+    def __init__(self, name: str, folder: Path, library: Path, config: str = "") -> None:
+        """`library` has images and kernels; they are linked to, so it must be on the file system of `folder`."""
+        self.netns = Netns(name)
+        self.folder = folder
+        self.state = folder / "state"
+        for kind in ("images", "kernels"):
+            shutil.copytree(library / kind, self.state / kind, copy_function=os.link)
+        self.layout = Layout(
+            runtime=Path("/run") / name,
+            state=self.state,
+            users=(ALICE, BOB),
+            config=config,
+            within=self.netns.within,
+        )
+        self.host = PrivateHost(self.layout)
+
+    def start(self) -> None:
+        self.host.start()
+        self.host.activate()
+
+    def close(self) -> None:
+        try:
+            self.host.stop()
+        finally:
+            self.netns.close()
+            shutil.rmtree(self.folder)
+
+    def user(self, name: str) -> "User":
+        home = self.folder / f"home-{name}"
+        if not home.exists():
+            home.mkdir(mode=0o700)
+            shutil.chown(home, name)
+        return User(self, name, home)
+
+    def running_traces(self) -> list[str]:
+        """What is there of VMs that run: processes, runtime folders, links, tables. Empty when none does."""
+        programs = ("banger-shim", "qemu-system")
+        found = [line for line in self.netns.processes().values() if any(name in line for name in programs)]
+        return [*found, *self._entries(self.layout.runtime / "banger/vm"), *self._network()]
+
+    def traces(self) -> list[str]:
+        """The same, and what is there of VMs that are only stored. Empty when there are none."""
+        return [*self.running_traces(), *self._entries(self.state / "vm")]
+
+    def _entries(self, folder: Path) -> list[str]:
+        return [str(entry) for entry in folder.iterdir()] if folder.is_dir() else []
+
+    def _network(self) -> list[str]:
+        return [*leftovers.links(self.netns.within), *leftovers.tables(self.netns.within)]
+
+    def crash_at(self, points: str) -> None:
+        """Have the next bangerd die at these points (core/hook.py); "" for a healthy one. The present one ends."""
+        self.host.set_environment(*([f"BANGER_CRASH_AT={points}"] if points else []))
+        if (pid := self.host.service_pid()) is not None:
+            leftovers.end([pid])
+
+    def kill_service(self) -> int:
+        """kill -9 of bangerd; its pid."""
+        pid = self.host.service_pid()
+        assert pid is not None, "bangerd does not run"
+        leftovers.end([pid])
+        return pid
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """An unprivileged user of a machine."""
+
+    machine: Machine
+    name: str
+    home: Path
+
+    def command(self, *argv: str) -> tuple[list[str], dict[str, str]]:
+        return self.machine.host.command(self.name, argv, home=str(self.home))
+
+    def popen(self, *argv: str, **more: Any) -> subprocess.Popen[bytes]:
+        command, env = self.command(*argv)
+        return subprocess.Popen(command, env=env, cwd=self.home, **more)
+
+    def run(self, *argv: str, stdin: bytes = b"", timeout_s: float = 120) -> Done:
+        """Run to the end, streams captured."""
+        start = time.monotonic()
+        command, env = self.command(*argv)
+        done = subprocess.run(
+            command, env=env, cwd="/", input=stdin, capture_output=True, timeout=timeout_s, check=False
+        )
+        seconds = time.monotonic() - start
+        return Done(
+            done.returncode,
+            done.stdout.decode("utf-8", "replace"),
+            done.stderr.decode("utf-8", "replace"),
+            seconds,
+        )
+
+    def banger(self, *args: str, stdin: bytes = b"", timeout_s: float = 120) -> Done:
+        return self.run("banger", *args, stdin=stdin, timeout_s=timeout_s)
+
+    def ok(self, *args: str, stdin: bytes = b"", timeout_s: float = 120) -> str:
+        """The output of a call of banger that must succeed."""
+        done = self.banger(*args, stdin=stdin, timeout_s=timeout_s)
+        assert done.status == 0, f"banger {' '.join(args)}: {done}\n{self.machine.host.log_tail(40)}"
+        return done.out
+
+    def json(self, *args: str) -> Any:
+        return json.loads(self.ok(*args, "--json"))
+
+    def state(self, vm: str) -> str:
+        return str(self.json("vm", "show", vm)["state"])
+
+
+class Terminal:
+    """A command on a pseudo-terminal that we play the person at."""
+
+    def __init__(self, user: User, *argv: str, rows: int = 24, columns: int = 80) -> None:
+        self.master, slave = os.openpty()
+        self.resize(rows, columns)
+        command, env = user.command(*argv)
+        command = ["setsid", "--ctty", *command]
+        self.process = subprocess.Popen(
+            command, env=env | {"TERM": "xterm-256color"}, cwd="/", stdin=slave, stdout=slave, stderr=slave
+        )
+        os.close(slave)
+        self.seen = ""
+
+    def resize(self, rows: int, columns: int) -> None:
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def expect(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
+        """Read until `pattern` appears in what has not been matched yet."""
+        deadline = time.monotonic() + timeout_s
+        while not (match := re.search(pattern, self.seen)):
+            left = deadline - time.monotonic()
+            ready, _, _ = select.select([self.master], [], [], max(left, 0))
+            assert ready, f"no {pattern!r} within {timeout_s} s; there is {self.seen[-2000:]!r}"
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:  # Linux's end of file of a pseudo-terminal
+                data = b""
+            assert data, f"the terminal ended without {pattern!r}: {self.seen[-2000:]!r}"
+            self.seen += data.decode("utf-8", "replace")
+        self.seen = self.seen[match.end() :]
+        return match
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Drain it and return the command's status."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([self.master], [], [], max(deadline - time.monotonic(), 0))
+            try:
+                data = os.read(self.master, 65536) if ready else b""
+            except OSError:
+                data = b""
+            if not data:
+                break
+            self.seen += data.decode("utf-8", "replace")
+        return self.process.wait(max(deadline - time.monotonic(), 1))
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self.master)
+
+
+def build_library(state: Path) -> None:
+    """Have bangerd, in this machine's own network, pull image and kernel into `state`, unless they are there."""
+    if any(state.glob("images/*/manifest.json")) and any(state.glob("kernels/*/manifest.json")):
+        return
+    layout = Layout(runtime=Path(f"/run/banger-library-{os.getpid()}"), state=state, users=(ALICE,))
+    with PrivateHost(layout) as host:
+        argv, env = host.command(ALICE, ["banger", "image", "pull", IMAGE], home="/")
+        done = subprocess.run(
+            argv, env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise HostError(f"pulling {IMAGE}: {done.stdout}{done.stderr}{host.log_tail(40)}")

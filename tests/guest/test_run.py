@@ -1,0 +1,101 @@
+"""The product's main command, as an unprivileged user runs it."""
+
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+
+from tests.guest.machine import Machine, Terminal, User
+
+
+def test_output_and_status_of_a_command_in_a_throwaway_vm(alice: User) -> None:
+    done = alice.banger("vm", "run", "--rm", "--", "sh", "-c", "cat /etc/os-release; uname -r; exit 7")
+    assert done.status == 7, done
+    assert 'PRETTY_NAME="Debian GNU/Linux 12 (bookworm)"' in done.out
+    assert re.search(r"^6\.1\.\d+-\d+-cloud-amd64$", done.out, re.MULTILINE)
+
+
+def test_streams_are_apart_and_stdin_reaches_the_command(alice: User) -> None:
+    data = bytes(range(256)) * 4096  # 1 MiB that no terminal or text layer would let through unchanged
+    done = alice.banger("vm", "run", "--rm", "--", "sh", "-c", "sha256sum; echo oops >&2", stdin=data)
+    assert done.status == 0, done
+    assert done.out.split()[0] == "fbbab289f7f94b25736c58be46a994c441fd02552cc6022352e3d86d2fab7c83"
+    assert "oops" in done.err
+    assert "oops" not in done.out
+
+
+def test_statuses_of_what_cannot_run(alice: User) -> None:
+    """One VM for all: 127 not found, 126 not executable, 128+n by a signal."""
+    name = alice.ok("vm", "create").strip()
+    alice.ok("vm", "start", name)
+    try:
+        assert alice.banger("vm", "exec", name, "--", "no-such-program").status == 127
+        assert alice.banger("vm", "exec", name, "--", "/etc/passwd").status == 126
+        assert alice.banger("vm", "exec", name, "--", "sh", "-c", "kill -TERM $$").status == 128 + 15
+        assert alice.banger("vm", "exec", name, "--", "sh", "-c", "exit 255").status == 255
+    finally:
+        alice.ok("vm", "delete", name)
+
+
+def test_a_shell_on_a_terminal(terminal: Callable[..., Terminal]) -> None:
+    """Line editing, window size and its changes, Ctrl-C, and `exit 3` gives 3."""
+    shell = terminal("banger", "vm", "run", "--rm", rows=40, columns=132)
+    shell.expect(r"[#$] ")
+    shell.type("stty size\r")
+    shell.expect(r"40 132")
+    shell.resize(50, 100)
+    os.kill(
+        shell.process.pid, signal.SIGWINCH
+    )  # a terminal emulator's kernel side does this for the foreground
+    shell.type("stty size\r")
+    shell.expect(r"50 100")
+    shell.type("echo helo\x1b[Dl\r")  # cursor left, insert: hel-l-o
+    shell.expect(r"\nhello\r?\n")
+    shell.type("sleep 1000\r")
+    shell.expect(r"sleep 1000")
+    shell.type("\x03")
+    shell.expect(r"[#$] ")
+    shell.type("echo status $?\r")
+    shell.expect(r"status 130")
+    shell.type("exit 3\r")
+    assert shell.wait() == 3, shell.seen
+
+
+def test_killing_the_client_of_rm_ends_the_vm(alice: User, machine: Machine) -> None:
+    client = alice.popen("banger", "vm", "run", "--rm", "--name", "brief", "--", "sleep", "1000")
+    try:
+        deadline = time.monotonic() + 60
+        while not any(vm["name"] == "brief" and vm["state"] == "running" for vm in alice.json("vm", "list")):
+            assert time.monotonic() < deadline, "the VM did not start"
+            time.sleep(0.2)
+    finally:
+        client.kill()
+        client.wait()
+    deadline = time.monotonic() + 20
+    while alice.json("vm", "list") or machine.traces():
+        assert time.monotonic() < deadline, machine.traces()
+        time.sleep(0.1)
+
+
+def test_ctrl_c_while_it_boots_leaves_nothing(alice: User, terminal: Callable[..., Terminal]) -> None:
+    shell = terminal("banger", "vm", "run", "--rm", "--name", "early", "--", "true")
+    deadline = time.monotonic() + 30
+    while not alice.json("vm", "list"):
+        assert time.monotonic() < deadline
+    shell.type("\x03")
+    assert shell.wait() == 130, shell.seen
+    assert alice.json("vm", "list") == []
+
+
+def test_guest_knows_its_machine(alice: User) -> None:
+    """Hostname, address, resolver, own disk, modules of the running kernel, a clock that is right."""
+    script = "hostname; ip -4 -o addr show eth0; cat /etc/resolv.conf; ls /lib/modules/$(uname -r)/kernel; date +%s"
+    done = alice.banger("vm", "run", "--rm", "--name", "facts", "--", "sh", "-c", script)
+    assert done.status == 0, done
+    lines = done.out.splitlines()
+    assert lines[0] == "facts"
+    assert re.search(r"172\.16\.0\.\d+/24", done.out)
+    assert "drivers" in lines
+    stamp = next(int(line) for line in lines if line.isdecimal())
+    assert abs(stamp - time.time()) < 30
