@@ -1,6 +1,7 @@
 """Fixtures of the guest layer: one machine for the whole session, its users, and nothing left after each test."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -37,12 +38,15 @@ def library(cache: Path) -> Path:
 @pytest.fixture(scope="session")
 def machine(cache: Path, library: Path) -> Iterator[Machine]:
     """The machine that most tests share. Its VMs are the tests' own."""
-    made = Machine(f"bgt{os.getpid()}", cache / f"machine-{os.getpid()}", library)
+    folder = cache / f"machine-{os.getpid()}"
+    folder.mkdir()
+    made = Machine(f"bgt{os.getpid()}", folder, library)
     try:
         made.start()
         yield made
     finally:
         made.close()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture

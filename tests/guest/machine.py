@@ -66,12 +66,18 @@ class Machine:
     """A private host in its own namespace, with the images and kernels of a library folder."""
 
     def __init__(self, name: str, folder: Path, library: Path, config: str = "") -> None:
-        """`library` has images and kernels; they are linked to, so it must be on the file system of `folder`."""
+        """`library` has images and kernels; if it is on another file system than `folder`, they are mounted there."""
         self.netns = Netns(name)
         self.folder = folder
         self.state = folder / "state"
+        self._mounts: list[Path] = []
         for kind in ("images", "kernels"):
-            shutil.copytree(library / kind, self.state / kind, copy_function=os.link)
+            if folder.stat().st_dev == library.stat().st_dev:
+                shutil.copytree(library / kind, self.state / kind, copy_function=os.link)
+            else:
+                (self.state / kind).mkdir(parents=True)
+                subprocess.run(["mount", "--bind", library / kind, self.state / kind], check=True)
+                self._mounts.append(self.state / kind)
         self.layout = Layout(
             runtime=Path("/run") / name,
             state=self.state,
@@ -89,8 +95,10 @@ class Machine:
         try:
             self.host.stop()
         finally:
+            for place in self._mounts:
+                subprocess.run(["umount", place], check=True)
             self.netns.close()
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder / "state")
 
     def user(self, name: str) -> "User":
         home = self.folder / f"home-{name}"

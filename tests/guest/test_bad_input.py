@@ -164,22 +164,29 @@ def test_client_that_leaves_during_a_job(alice: User) -> None:
         alice.ok("vm", "delete", "orphan")
 
 
-def test_full_disk(library: Path, cache: Path, alice: User) -> None:
+def test_full_disk(library: Path, cache: Path) -> None:
     """A VM whose disk cannot be made for lack of room: said, and nothing is left."""
-    small = cache / f"small-{os.getpid()}"
-    small.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", small], check=True)
+    folder = cache / f"small-{os.getpid()}"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], check=True)
     try:
-        other = Machine.bare(f"bgs{os.getpid()}", small, library)
+        machine = Machine(f"bgs{os.getpid()}", folder, library)
         try:
-            other.start()
-            done = other.user(ALICE).banger("vm", "create", "--disk", "8G")
+            machine.start()
+            alice = machine.user(ALICE)
+            assert alice.json("vm", "list") == []
+            subprocess.run(
+                ["dd", "if=/dev/zero", f"of={folder}/ballast", "bs=1M"], check=False, capture_output=True
+            )
+            done = alice.banger("vm", "create", "--disk", "1G")
             assert done.status == 1, done
-            assert "room" in done.err or "free" in done.err or "space" in done.err, done
-            assert other.user(ALICE).json("vm", "list") == []
-            assert other.traces() == []
+            assert any(word in done.err for word in ("room", "free", "space")), done
+            (folder / "ballast").unlink()
+            for vm in alice.json("vm", "list"):
+                alice.ok("vm", "delete", vm["name"])
+            assert machine.traces() == []
         finally:
-            other.close()
+            machine.close()
     finally:
-        subprocess.run(["umount", small], check=True)
-        small.rmdir()
+        subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
