@@ -13,10 +13,9 @@ from typing import Self
 class Process:
     """A living or ended process. The owner closes it."""
 
-    def __init__(self, pidfd: int, uid: int, *, child: bool) -> None:
+    def __init__(self, pidfd: int, uid: int) -> None:
         self.uid = uid
         self._pidfd = pidfd
-        self._child = child
         self._end = asyncio.Event()
         self._reading = False
 
@@ -28,7 +27,7 @@ class Process:
         except OSError:
             return None
         if _start_time(pid) == start_time and _uids(pid) == frozenset({uid}):
-            return cls(pidfd, uid, child=False)
+            return cls(pidfd, uid)
         os.close(pidfd)
         return None
 
@@ -67,12 +66,12 @@ class Process:
 
     def reap(self) -> int | None:
         """The exit status of an own child that has ended (128+n after signal n); None of anybody else's."""
-        if not self._child:
+        try:
+            found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
+        except ChildProcessError:
             return None
-        found = os.waitid(os.P_PIDFD, self._pidfd, os.WEXITED | os.WNOHANG)
         if found is None:
             return None
-        self._child = False
         return found.si_status if found.si_code == os.CLD_EXITED else 128 + found.si_status
 
     def close(self) -> None:
@@ -104,7 +103,7 @@ async def end_all_of(uid: int, timeout_s: float) -> bool:
 
 async def _end(pid: int, uid: int, deadline: float) -> None:
     try:
-        process = Process(os.pidfd_open(pid), uid, child=False)
+        process = Process(os.pidfd_open(pid), uid)
     except OSError:
         return
     try:

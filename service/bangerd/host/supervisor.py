@@ -40,6 +40,8 @@ class ProcessSupervisor:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._alive: dict[str, Process] = {}
         self._failed: set[str] = set()
+        self._asking: dict[str, asyncio.Task[None]] = {}  # living shims that have not said their number
+        self._ending: dict[str, asyncio.Task[None]] = {}  # ended shims, until nothing is left at their uid
         self._changed: Callable[[str], None] = _ignore
 
     async def start(self, spec: UnitSpec) -> None:
@@ -71,24 +73,24 @@ class ProcessSupervisor:
             raise
         finally:
             os.close(record)  # the shim has its own: from here on the lock is the shim's alone
-        process = Process(pidfd, uid, child=True)
+        process = Process(pidfd, uid)
         process.be_nice(_NICE)
         self._follow(sid, process)
 
     async def stop(self, sid: str) -> None:
         """Kill the shim and whatever else runs at the VM's uid. Raises StepFailed if something stays."""
         process = self._find(sid) or await self._wait_said(sid)
-        if process is None:
-            return
-        process.kill()
-        if not await process.wait_end(_GONE_S) or not await end_all_of(process.uid, _GONE_S):
-            raise StepFailed(f"the processes of VM {sid} did not end within {_GONE_S:g} s of SIGKILL")
-        self._settle(sid)
+        if process is not None:
+            process.kill()
+            if not await process.wait_end(_GONE_S):
+                raise StepFailed(f"the shim of VM {sid} did not end within {_GONE_S:g} s of SIGKILL")
+        if await self.observe(sid) is Unit.DEACTIVATING:
+            await asyncio.shield(self._ending[sid])
         await self.forget(sid)
 
     async def forget(self, sid: str) -> None:
-        """Remove the record of a shim that has ended."""
-        if self._find(sid) is None and not self._locked(sid):
+        """Remove the record of a shim that failed."""
+        if sid in self._failed:
             self._failed.discard(sid)
             self._unlink(sid)
 
@@ -96,32 +98,41 @@ class ProcessSupervisor:
         """ACTIVATING: a shim that a bangerd which has died since started has not said its number yet."""
         if self._find(sid) is not None:
             return Unit.ACTIVE
+        if sid in self._ending:
+            return Unit.DEACTIVATING
+        if sid in self._failed:
+            return Unit.FAILED
         if self._locked(sid):
+            self._ask(sid)
             return Unit.ACTIVATING
-        return Unit.FAILED if sid in self._failed else Unit.ABSENT
+        return Unit.DEACTIVATING if self._clear_record(sid) else Unit.ABSENT
 
     async def list_sids(self) -> frozenset[str]:
-        """VMs whose shim lives, or failed and was not forgotten. Clears away records of shims that ended."""
-        found = {entry.name for entry in self._folder.iterdir() if _SID.fullmatch(entry.name)}
-        for sid in list(found):
-            if await self.observe(sid) is Unit.ABSENT:
-                self._unlink(sid)
-                found.discard(sid)
-        return frozenset(found)
+        """VMs whose shim lives or is ending, or failed and was not forgotten."""
+        return frozenset(
+            [sid for sid in self._recorded() if await self.observe(sid) is not Unit.ABSENT],
+        )
 
     def watch(self, changed: Callable[[str], None]) -> None:
         """Also finds the shims that an earlier bangerd started."""
         self._changed = changed
-        for entry in self._folder.iterdir():
-            if _SID.fullmatch(entry.name):
-                self._find(entry.name)
+        for sid in self._recorded():
+            if self._find(sid) is None and self._locked(sid):
+                self._ask(sid)
 
     async def close(self) -> None:
         """Let go of the shims; they go on."""
+        self._changed = _ignore
+        tasks = [*self._asking.values(), *self._ending.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for process in self._alive.values():
             process.close()
         self._alive.clear()
-        self._changed = _ignore
+
+    def _recorded(self) -> list[str]:
+        return [entry.name for entry in self._folder.iterdir() if _SID.fullmatch(entry.name)]
 
     def _lock(self, sid: str, gid: int) -> int:
         """The record, empty and locked by this descriptor. The caller closes it."""
@@ -155,7 +166,7 @@ class ProcessSupervisor:
         if process is not None:
             if not process.ended():
                 return process
-            self._settle(sid)
+            self._on_end(sid)
             return None
         if not self._locked(sid):
             return None
@@ -184,6 +195,20 @@ class ProcessSupervisor:
             return None
         return process
 
+    def _ask(self, sid: str) -> None:
+        """Tell of a change once a living shim has said its number."""
+        if sid not in self._asking:
+            self._asking[sid] = asyncio.create_task(self._tell_when_said(sid))
+            self._asking[sid].add_done_callback(lambda _: self._asking.pop(sid))
+
+    async def _tell_when_said(self, sid: str) -> None:
+        try:
+            await self._wait_said(sid)
+        except StepFailed as exc:
+            log.warning("%s", exc)
+        else:
+            self._changed(sid)
+
     async def _wait_said(self, sid: str) -> Process | None:
         """For the moment between a shim's exec and its first line, when the bangerd that waited has died."""
         deadline = asyncio.get_running_loop().time() + _SAID_S
@@ -200,21 +225,41 @@ class ProcessSupervisor:
 
     def _follow(self, sid: str, process: Process) -> None:
         self._alive[sid] = process
-        process.when_ended(lambda: self._settle(sid))
+        process.when_ended(lambda: self._on_end(sid))
 
-    def _settle(self, sid: str) -> None:
-        """Take note of a shim's end."""
+    def _on_end(self, sid: str) -> None:
         process = self._alive.pop(sid, None)
-        if process is None:
-            return
-        status = process.reap()
-        process.close()
-        if status:  # None when an earlier bangerd was its parent: then the exit record alone knows
-            log.warning("the shim of VM %s ended with status %d; %s/%s.log", sid, status, self._folder, sid)
-            self._failed.add(sid)
-        else:
+        if process is not None:
+            status = (
+                process.reap()
+            )  # None when an earlier bangerd was its parent: the exit record alone knows
+            process.close()
+            self._clear(sid, process.uid, status or 0)
+
+    def _clear_record(self, sid: str) -> bool:
+        """Clear away after a shim that ended while no bangerd ran. Whether there is such a record."""
+        try:
+            uid = (self._folder / sid).stat().st_gid
+        except FileNotFoundError:
+            return False
+        self._clear(sid, uid, 0)
+        return True
+
+    def _clear(self, sid: str, uid: int, status: int) -> None:
+        self._ending[sid] = asyncio.create_task(self._end_rest(sid, uid, status))
+        self._ending[sid].add_done_callback(lambda _: self._ending.pop(sid))
+        self._ending[sid].add_done_callback(lambda _: self._changed(sid))
+
+    async def _end_rest(self, sid: str, uid: int, status: int) -> None:
+        """A shim's end is the end of everything at its uid, as the end of a unit is that of its cgroup."""
+        gone = uid == 0 or await end_all_of(uid, _GONE_S)
+        if status == 0 and gone:
             self._unlink(sid)
-        self._changed(sid)
+            return
+        self._failed.add(sid)
+        log.warning("the shim of VM %s ended with status %d; see %s/%s.log", sid, status, self._folder, sid)
+        if not gone:
+            raise StepFailed(f"processes of uid {uid} did not end within {_GONE_S:g} s of SIGKILL")
 
     def _unlink(self, sid: str) -> None:
         for name in (sid, f"{sid}.log"):
