@@ -1,0 +1,6 @@
+#include "boot.h"
+#include <stdlib.h>
+_Noreturn void boot(void)
+{
+    abort();
+}

@@ -1,0 +1,29 @@
+/* Starting one session's process. */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "messages.h"
+#include "seed.h"
+
+struct child {
+    pid_t pid;
+    int in, out, err; /* our ends, non-blocking; with a terminal `in` and `out` are its master, `err` is -1 */
+    int start;        /* end of file: the program runs; else a struct start_error */
+};
+
+/* What the new process reports when it cannot become the program. */
+struct start_error {
+    int32_t code; /* ERROR_* */
+    char text[508];
+};
+
+/* True: sessions are a machine's own (limits, OOM score are reset); false: they die with this process. */
+extern bool child_of_machine;
+/* Variables for all sessions, weaker than those of the EXEC. */
+extern struct seed_list child_environment;
+
+/* Forks. False: `error` says why there is no process. */
+bool child_start(const struct exec_request *r, struct child *out, struct start_error *error);

@@ -1,0 +1,17 @@
+/* Bringing the machine down: asking whoever is PID 1, and noticing that it happens. */
+#pragma once
+
+#include <stdbool.h>
+
+/* One byte each on the socket between our own PID 1 and the agent. */
+enum {
+    BOSS_POWEROFF = 'P', /* agent to PID 1: please go down; PID 1 to agent: going down, tell the host */
+    BOSS_REBOOT = 'R',
+    BOSS_TOLD = 'T', /* agent to PID 1: the host knows */
+};
+
+/* Asks PID 1, whatever it is, to power off or reboot. `boss` as in struct agent. */
+void power_request(int boss, bool reboot);
+
+/* On a SIGTERM: if systemd is going down, true, and *reboot says how. */
+bool power_systemd_ends(bool *reboot);

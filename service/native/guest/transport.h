@@ -1,0 +1,10 @@
+/* Finding the machine's way to the host: a virtio-serial port or a vsock listener. */
+#pragma once
+
+/* The open port named "banger.0", or -1 if there is none (or it is in use). */
+int transport_open_port(void);
+
+/* A socket that listens on vsock port 1024, or -1. */
+int transport_listen_vsock(void);
+/* The host's next connection, or -1. Others than the host are turned away. */
+int transport_accept_vsock(int listener);

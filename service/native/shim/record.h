@@ -1,0 +1,13 @@
+/* The two things the shim leaves in writing: who it is, and how the VM ended. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "shim.h"
+
+#define RECORD_NAME "exit"
+
+/* Writes "<pid> <start time>\n" to `fd`, and locks it (flock) for as long as this process lives. */
+bool record_pid(int fd);
+/* Writes the exit record in one piece. */
+void record_write(enum end_reason reason, int status, bool ready);
