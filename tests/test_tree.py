@@ -36,16 +36,16 @@ def check(*argv: str | Path) -> None:
 
 
 def test_ruff_check() -> None:
-    check(BIN / "ruff", "check", "--no-cache", ".")
+    check(sys.executable, "-m", "ruff", "check", "--no-cache", ".")
 
 
 def test_ruff_format() -> None:
-    check(BIN / "ruff", "format", "--no-cache", "--check", ".")
+    check(sys.executable, "-m", "ruff", "format", "--no-cache", "--check", ".")
 
 
 @pytest.mark.timeout(300)
 def test_mypy() -> None:
-    check(BIN / "mypy", "--no-error-summary")
+    check(sys.executable, "-m", "mypy", "--no-error-summary")
 
 
 def test_imports_point_inwards() -> None:
