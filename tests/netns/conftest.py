@@ -2,16 +2,16 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-
-from bangerd.host.network import HostNetwork
-from bangerd.model.network import DEFAULT_SUBNET, parse_subnet
-from bangerd.model.vm import VM
 from tests.netns import lab
 from tests.netns.lab import Guest, Netns
+
+from bangerd.host.network import HostNetwork
+from bangerd.model.network import DEFAULT_SUBNET
+from bangerd.model.vm import VM
 
 
 def state() -> dict[str, str]:
@@ -82,8 +82,10 @@ def host(internet: Netns) -> Iterator[Netns]:
 
 
 @pytest.fixture
-def network(host: Netns, tmp_path: Path) -> HostNetwork:
-    return HostNetwork(parse_subnet(DEFAULT_SUBNET), tmp_path)
+async def network(host: Netns, tmp_path: Path) -> AsyncIterator[HostNetwork]:
+    found = HostNetwork(DEFAULT_SUBNET, tmp_path)
+    yield found
+    await found.close()
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import pytest
+from tests.netns import lab
+from tests.netns.lab import Guest, Netns, make_vm
 
 from bangerd.host.network import HostNetwork
 from bangerd.model.vm import VM
-from tests.netns import lab
-from tests.netns.lab import Guest, Netns, make_vm
 
 Boot = Callable[[VM], Guest]
 

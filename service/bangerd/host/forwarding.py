@@ -7,10 +7,10 @@ import json
 import logging
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from bangerd.host import netlink
+from bangerd.host import ethtool, netlink
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,7 @@ class _Entry:
 
     index: int
     globally: bool
+    lro: bool  # large receive offload was on
 
 
 class Forwarding:
@@ -46,8 +47,9 @@ class Forwarding:
             entry = recorded.get(link.name)
             if entry is None or entry.index != link.index:
                 # Recorded before it is changed: a crash in between sets back what was not changed.
-                recorded[link.name] = _Entry(link.index, globally_on())
+                recorded[link.name] = _Entry(link.index, globally_on(), lro=ethtool.lro(link.name))
                 self._save(recorded)
+            ethtool.set_lro(link.name, on=False)
             await netlink.set_forwarding(link, on=True)
             log.info(
                 "IPv4 forwarding switched on for %s; it was off, and will be after the last VM", link.name
@@ -68,6 +70,8 @@ class Forwarding:
             wanted_by_others = globally_on() and not entry.globally
             if link is not None and link.index == entry.index and link.forwarding and not wanted_by_others:
                 await netlink.set_forwarding(link, on=False)
+                if entry.lro:
+                    ethtool.set_lro(name, on=True)
                 log.info("IPv4 forwarding switched off again for %s", name)
             del recorded[name]
             self._save(recorded)
@@ -77,10 +81,10 @@ class Forwarding:
             items = json.loads(self._record.read_bytes())
         except FileNotFoundError:
             return {}
-        return {name: _Entry(index, globally) for name, (index, globally) in items.items()}
+        return {name: _Entry(*values) for name, values in items.items()}
 
     def _save(self, recorded: dict[str, _Entry]) -> None:
-        items = {name: (entry.index, entry.globally) for name, entry in recorded.items()}
+        items = {name: astuple(entry) for name, entry in recorded.items()}
         draft = self._record.with_suffix(".new")
         draft.write_text(json.dumps(items), encoding="utf-8")
         os.replace(draft, self._record)  # noqa: PTH105, as in every atomic write

@@ -306,19 +306,35 @@ async def create_tap(name: str, draft: str, uid: int, mac: str) -> None:
     await delete(draft)
     try:
         async with _netlink(f"make the tap {name}") as ipr:
-            bridge = await _must_find(ipr, BRIDGE)
             _create_tap(draft, uid)
             tap = await _must_find(ipr, draft)
-            await ipr.link("set", index=tap.index, master=bridge.index, IFLA_AF_SPEC=_NO_IPV6)
-            # Nothing is flooded: the host knows its guests (set_neighbours), and they have no others to hear.
-            await ipr.brport(
-                "set", index=tap.index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0
-            )
-            await ipr.fdb("replace", ifindex=tap.index, lladdr=mac, flags=ndmsg.flags["master"])
+            await _attach(ipr, tap, await _must_find(ipr, BRIDGE), mac)
             await ipr.link("set", index=tap.index, ifname=name)
     except BaseException:
         await delete(draft)
         raise
+
+
+async def _attach(ipr: AsyncIPRoute, tap: Link, bridge: Link, mac: str) -> None:
+    await ipr.link("set", index=tap.index, master=bridge.index, IFLA_AF_SPEC=_NO_IPV6)
+    # Nothing is flooded: the host knows its guests (set_neighbours), and they have no others to hear.
+    await ipr.brport(
+        "set", index=tap.index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0
+    )
+    await ipr.fdb("replace", ifindex=tap.index, lladdr=mac, flags=ndmsg.flags["master"])
+
+
+async def attach_taps(macs: dict[str, str]) -> None:
+    """Put those of these taps (name to guest's MAC) that exist back on the bridge if they are not. StepFailed."""
+    async with _netlink(f"put taps back on {BRIDGE}") as ipr:
+        bridge = await _must_find(ipr, BRIDGE)
+        for name, mac in macs.items():
+            tap = await _find(ipr, name)
+            if tap is not None and tap.master != bridge.index:
+                # Down first: as a port that is not yet isolated it would reach others.
+                await ipr.link("set", index=tap.index, state="down")
+                await _attach(ipr, tap, bridge, mac)
+                await ipr.link("set", index=tap.index, state="up")
 
 
 async def set_up(name: str) -> None:

@@ -45,7 +45,7 @@ def _reachable(text: str) -> bool:
 def _own(address: str) -> bool:
     """Whether it is the host's own: then the kernel would use the same address as source. Sends nothing."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.setblocking(False)
+        sock.settimeout(0)
         try:
             sock.connect((address, 53))
         except OSError:  # no route: perhaps later
