@@ -54,7 +54,11 @@ def step(text: str) -> Iterator[None]:
     """One long step, on stderr, with its time."""
     print(f"  {text + '…':<58} ", end="", file=sys.stderr, flush=True)
     start = time.monotonic()
-    yield
+    try:
+        yield
+    except BaseException:
+        print("no", file=sys.stderr)
+        raise
     print(f"{time.monotonic() - start:.1f} s", file=sys.stderr)
 
 
