@@ -33,7 +33,6 @@ from bangerd.host.shims import ShimClients
 from bangerd.host.supervisor import ProcessSupervisor
 from bangerd.host.systemd import SystemdSupervisor
 from bangerd.model.errors import BangerError
-from bangerd.model.network import parse_subnet
 from bangerd.store.database import Database
 from bangerd.store.vms import VMRows
 
@@ -112,7 +111,7 @@ async def serve(options: Options) -> None:
     disks = DiskFiles(options.state_dir, options.runtime_dir)
     host = HostFacts((options.state_dir / "vm", options.runtime_dir / "vm"))
     supervisor = await _supervisor(options)
-    network = HostNetwork(parse_subnet(config.subnet), options.runtime_dir)
+    network = HostNetwork(config.subnet, options.runtime_dir)
     shims = ShimClients(disks)
     library = ImageLibrary(
         options.state_dir,
