@@ -1,0 +1,147 @@
+"""A system bus and a polkitd of their own, with banger's real bus policy, actions and rules, and users that exist only there."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = Path(__file__).parents[2]
+POLKITD = "/usr/lib/polkit-1/polkitd"
+ALICE, BOB, CAROL, BOSS = 1000, 1001, 1002, 1003  # alice and bob are developers, boss may do anything
+
+PASSWD = "".join(
+    f"{name}:x:{uid}:{uid}::/nonexistent:/usr/sbin/nologin\n"
+    for name, uid in (("alice", ALICE), ("bob", BOB), ("carol", CAROL), ("boss", BOSS))
+)
+GROUP = "".join(f"{name}:x:{gid}:\n" for name, gid in (("alice", ALICE), ("bob", BOB), ("carol", CAROL)))
+GROUP += f"boss:x:{BOSS}:\ndevs:x:2000:alice,bob\n"
+
+BUS_OPTIONS = ("--nofork", "--nosyslog", "--nopidfile", "--print-address=1")
+
+BOSS_RULE = """\
+polkit.addRule(function(action, subject) {
+    if (action.id.indexOf("com.thaloco.banger1.") == 0 && subject.user == "boss")
+        return polkit.Result.YES;
+});
+"""
+
+# The policy of Debian's /usr/share/dbus-1/system.conf, and what is needed to run as one's own.
+CONFIG = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={socket}</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Introspectable"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Properties"/>
+  </policy>
+  <include>/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
+  <include>{policy}</include>
+</busconfig>
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    address: str
+    bus_pid: int
+    polkit_pid: int
+    folder: Path
+
+
+@contextmanager
+def rig(folder: Path, rules: Sequence[Path] = (), *, polkit: bool = True) -> Iterator[Rig]:
+    """Bus and polkitd in `folder`; `rules` are the rules that polkitd knows, beside that for the boss."""
+    folder.chmod(0o711)
+    for name in ("actions", "rules.d"):
+        (folder / name).mkdir(mode=0o755)
+    for policy in (TOP / "polkit/com.thaloco.banger1.policy",):
+        (folder / "actions" / policy.name).write_text(policy.read_text())
+    (folder / "rules.d/10-boss.rules").write_text(BOSS_RULE)
+    for rule in rules:
+        (folder / "rules.d" / rule.name).write_text(rule.read_text())
+    (folder / "passwd").write_text(_system_accounts("/etc/passwd") + PASSWD)
+    (folder / "group").write_text(_system_accounts("/etc/group") + GROUP)
+    socket = folder / "bus"
+    policy = TOP / "packaging/dbus/com.thaloco.Banger1.conf"
+    (folder / "bus.conf").write_text(CONFIG.format(socket=socket, policy=policy))
+    address = f"unix:path={socket}"
+    with (folder / "log").open("wb") as log:
+        bus = subprocess.Popen(
+            [*_with_users(folder), "dbus-daemon", f"--config-file={folder}/bus.conf", *BUS_OPTIONS],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=log,
+        )
+        authority: subprocess.Popen[bytes] | None = None
+        try:
+            assert bus.stdout is not None
+            with bus.stdout:
+                assert bus.stdout.readline(), (folder / "log").read_text()
+            if polkit:
+                authority = _start_polkit(folder, address, log)
+            yield Rig(address, bus.pid, authority.pid if authority else 0, folder)
+        finally:
+            for child in (authority, bus):
+                if child is not None:
+                    child.terminate()
+                    child.wait(10)
+
+
+def _system_accounts(file: str) -> str:
+    """Without the people of this machine."""
+    lines = Path(file).read_text().splitlines(keepends=True)
+    return "".join(line for line in lines if int(line.split(":")[2]) < 1000)
+
+
+def _with_users(folder: Path, *binds: tuple[Path, str]) -> list[str]:
+    """A command prefix: with our users in place of this machine's."""
+    argv = [sys.executable, str(TOP / "packaging/privatemounts.py")]
+    for source, target in ((folder / "passwd", "/etc/passwd"), (folder / "group", "/etc/group"), *binds):
+        argv += ["--bind", str(source), target]
+    return [*argv, "--"]
+
+
+def _start_polkit(folder: Path, address: str, log: object) -> subprocess.Popen[bytes]:
+    argv = _with_users(
+        folder,
+        (folder / "actions", "/usr/share/polkit-1/actions"),
+        (folder / "rules.d", "/etc/polkit-1/rules.d"),
+    )
+    child = subprocess.Popen(
+        [*argv, POLKITD, "--no-debug"],
+        stdin=subprocess.DEVNULL,
+        stdout=log,  # type: ignore[call-overload]
+        stderr=log,
+        env={"PATH": "/usr/bin:/bin", "DBUS_SYSTEM_BUS_ADDRESS": address},
+    )
+    deadline = time.monotonic() + 20
+    while not _has_owner(address, "org.freedesktop.PolicyKit1"):
+        assert child.poll() is None, (folder / "log").read_text()
+        assert time.monotonic() < deadline, (folder / "log").read_text()
+        time.sleep(0.02)
+    return child
+
+
+def _has_owner(address: str, name: str) -> bool:
+    argv = ["dbus-send", f"--bus={address}", "--print-reply=literal", "--dest=org.freedesktop.DBus", "/"]
+    done = subprocess.run(
+        [*argv, "org.freedesktop.DBus.NameHasOwner", f"string:{name}"], capture_output=True, text=True
+    )
+    return "true" in done.stdout

@@ -1,0 +1,48 @@
+"""The methods, as their users call them."""
+
+from collections.abc import Awaitable, Callable
+
+import pytest
+from tests.bus.caller import ERRORS, ROOT, CallFailed, Client, plain
+from tests.bus.conftest import Service
+from tests.bus.rig import ALICE, BOB
+
+User = Callable[[int], Awaitable[Client]]
+
+
+async def test_create_list_delete(service: Service, user: User) -> None:
+    alice = await user(ALICE)
+    vm, job = await alice.create("web")
+    facts = await alice.done(job)
+    assert facts["state"] == "done"
+    assert facts["result_name"] == "web"
+    (rows, more) = await alice.manager("ListVMs")
+    assert more == ""
+    (row,) = plain(rows)
+    assert (row["path"], row["name"], row["state"], row["owner"]) == (vm, "web", "running", ALICE)
+    described = plain((await alice.call(vm, "VM.Describe", "a{sv}", {}))[0])
+    assert described["owner_name"] == "alice"
+    assert await alice.properties(vm, "VM") == {"Name": "web", "State": "running", "Owner": ALICE}
+    assert await alice.manager("FindVM", "s", "web") == [vm]
+    (deletion,) = await alice.call(vm, "VM.Delete", "a{sv}", {})
+    assert (await alice.done(deletion))["state"] == "done"
+    assert service.world.nothing_left()
+
+
+async def test_others_are_refused_and_told_why(service: Service, user: User) -> None:
+    alice, bob = await user(ALICE), await user(BOB)
+    vm, _ = await alice.create("web")
+    with pytest.raises(CallFailed) as failed:
+        await bob.call(vm, "VM.Delete", "a{sv}", {})
+    assert failed.value.name == "org.freedesktop.DBus.Error.InteractiveAuthorizationRequired"
+    assert failed.value.text == (
+        "VM 'web' belongs to alice; managing other users' VMs needs com.thaloco.banger1.vm.manage-others,"
+        " for which somebody has to authenticate; allow the call to be interactive"
+    )
+    with pytest.raises(CallFailed) as failed:
+        await bob.call(vm, "VM.Delete", "a{sv}", {}, interactive=True)
+    assert failed.value.name == ERRORS + "AccessDenied"
+
+
+async def test_ping(service: Service, user: User) -> None:
+    assert await (await user(ALICE)).call(ROOT, "Manager.Ping") == []
