@@ -37,6 +37,8 @@ async def rig(machine: Machine) -> AsyncIterator[Rig]:
     finally:
         bus.disconnect()  # type: ignore[no-untyped-call]
         await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
+        bus._stream.close()  # dbus-next 0.2.3 shuts its socket down, and leaves it open
+        bus._sock.close()
         shutil.rmtree(outside(Path("/run/banger/vm")))
 
 

@@ -70,7 +70,8 @@ class SystemdSupervisor:
             f"sender='{_BUS[0]}',member='NameOwnerChanged',arg0='{_NAME}'",
         ):
             await _call(bus, _to_bus("AddMatch", f"type='signal',{rule}"))
-        await supervisor._manager("Subscribe")
+        with suppress(_AlreadySubscribed):
+            await supervisor._manager("Subscribe")
         for sid in await supervisor.list_sids():
             await supervisor._watch_unit(sid)
         return supervisor
@@ -233,6 +234,13 @@ class _NoSuchUnit(StepFailed):
     """It has ended and been collected meanwhile."""
 
 
+class _AlreadySubscribed(StepFailed):
+    """This connection has asked for signals before."""
+
+
+_KINDS = {f"{_NAME}.NoSuchUnit": _NoSuchUnit, f"{_NAME}.AlreadySubscribed": _AlreadySubscribed}
+
+
 async def _call(bus: MessageBus, message: Message) -> list[Any]:
     """One method call. Raises StepFailed with the error's own text; dbus-next itself knows no deadline."""
     what = f"{message.member} of {message.destination}"
@@ -247,8 +255,7 @@ async def _call(bus: MessageBus, message: Message) -> list[Any]:
         raise StepFailed(f"the system bus gave no answer to {what}")
     if reply.message_type is MessageType.ERROR:
         text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else reply.error_name
-        kind = _NoSuchUnit if reply.error_name == f"{_NAME}.NoSuchUnit" else StepFailed
-        raise kind(f"{what} was refused: {text}")
+        raise _KINDS.get(reply.error_name, StepFailed)(f"{what} was refused: {text}")
     return list(reply.body)
 
 
