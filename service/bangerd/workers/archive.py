@@ -45,13 +45,13 @@ _HELP = {
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where packages come from. `options` are lines of apt.conf, like `Acquire::http::Proxy "…";`."""
+    """Where packages come from. `options`: lines of apt.conf, like `Acquire::http::Proxy "…";`."""
 
     suite: str
     mirror: str
     security_mirror: str
     keyring: Path
-    options: tuple[str, ...]
+    options: str
     architecture: str = "amd64"
 
     def lines(self, keyring: Path | None = None) -> str:
@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mirror", required=True, help="URI of Debian's archive")
     parser.add_argument("--security-mirror", required=True, help="URI of Debian's security archive")
     parser.add_argument("--keyring", type=Path, required=True, help="Debian's archive keyring")
-    parser.add_argument("--apt-option", action="append", default=[], help="a line of apt.conf")
+    parser.add_argument("--apt-options", type=Path, help="a file of further lines for apt.conf")
     parser.add_argument("--architecture", default="amd64")
     parser.add_argument("--dir", type=Path, required=True, help="the job's folder")
 
@@ -83,7 +83,7 @@ def source_of(options: argparse.Namespace) -> Source:
         options.mirror,
         options.security_mirror,
         options.keyring,
-        tuple(options.apt_option),
+        options.apt_options.read_text() if options.apt_options else "",
         options.architecture,
     )
 
@@ -109,7 +109,7 @@ class Apt:
             'APT::Sandbox::User "root";\n'
             'APT::Install-Recommends "false"; Acquire::Languages "none"; APT::Update::Error-Mode "any";\n'
             'Acquire::Retries "2"; Acquire::http::Timeout "20"; Acquire::https::Timeout "20";\n'
-            + "".join(f"{line}\n" for line in source.options)
+            + source.options
         )
 
     def update(self, reports: Reports) -> None:
@@ -193,7 +193,9 @@ def _failure(said: str) -> WorkerError:
     text = "\n".join(errors)
     kind = next((kind for kind, pattern in _MEANINGS if re.search(pattern, text)), "failed")
     shown = next((e for e in errors if any(re.search(p, e) for k, p in _MEANINGS if k == kind)), "")
-    shown = (shown or (errors[-1] if errors else said.strip()[-200:])).removeprefix("E: ").removeprefix("W: ")
+    shown = (
+        (shown or (errors[-1] if errors else said.strip()[-200:])).removeprefix("E: ").removeprefix("W: ")
+    )
     return WorkerError(kind, f"{_HELP[kind]} (apt: {shown[:300]})")
 
 
@@ -201,4 +203,6 @@ def needed(*tools: str) -> None:
     """Raise WorkerError when a tool is missing."""
     for tool in tools:
         if shutil.which(tool) is None:
-            raise WorkerError("tool", f"{tool} is not installed; install it with your package manager and pull again")
+            raise WorkerError(
+                "tool", f"{tool} is not installed; install it with your package manager and pull again"
+            )

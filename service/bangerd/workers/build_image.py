@@ -1,7 +1,7 @@
 """Makes a Debian image out of its signed archive, in a sandbox: mmdebstrap, its tar stream, sqfstar.
 
     python3 -m bangerd.workers.build_image --suite bookworm --mirror URI --security-mirror URI \
-        --keyring FILE --dir DIR [--apt-option LINE]... [--compressor lz4|none]
+        --keyring FILE --dir DIR [--apt-options FILE] [--compressor lz4|none]
 
 Two stages. With the network, and running nothing of any package, apt fetches and verifies. Then, in a
 network namespace without any network, mmdebstrap unpacks and runs the maintainer scripts. Leaves

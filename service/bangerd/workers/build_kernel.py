@@ -1,7 +1,7 @@
 """Takes Debian's cloud kernel out of its signed package, in a sandbox; runs nothing of that package.
 
     python3 -m bangerd.workers.build_kernel --suite bookworm --mirror URI --security-mirror URI \
-        --keyring FILE --dir DIR [--apt-option LINE]...
+        --keyring FILE --dir DIR [--apt-options FILE]
 
 Leaves in DIR: vmlinuz, modules.squashfs (the tree below /lib/modules/<release>, with its indexes), and
 modules.cpio (the modules that the initrd loads, numbered in the order of loading). Its result line says
@@ -76,7 +76,9 @@ def _real_package(apt: archive.Apt, architecture: str) -> str:
     meta = f"linux-image-cloud-{architecture}"
     found = [name for name in apt.depends(meta) if name.startswith("linux-image-")]
     if len(found) != 1:
-        raise WorkerError("missing", f"{meta} depends on {found or 'nothing'}, where one kernel was expected")
+        raise WorkerError(
+            "missing", f"{meta} depends on {found or 'nothing'}, where one kernel was expected"
+        )
     return found[0]
 
 

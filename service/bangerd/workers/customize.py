@@ -1,7 +1,7 @@
 """What banger changes in a Debian root: hooks of mmdebstrap, run by the image worker in its sandbox.
 
-    python3 -m bangerd.workers.customize prepare ROOT LISTS ARCHIVES    before anything is unpacked
-    python3 -m bangerd.workers.customize finish ROOT                    after everything is configured
+python3 -m bangerd.workers.customize prepare ROOT LISTS ARCHIVES    before anything is unpacked
+python3 -m bangerd.workers.customize finish ROOT                    after everything is configured
 """
 
 import os
@@ -86,7 +86,10 @@ def finish(root: Path) -> None:
            'case "$TERM" in "" | dumb) ;; *) alias ls="ls --color=auto" grep="grep --color=auto" ;; esac\n')  # fmt: skip
     # mmdebstrap removes the settings it wrote; upgrades in a VM shall not bring manuals either.
     _write(root / "etc/dpkg/dpkg.cfg.d/banger", "".join(f"{line}\n" for line in EXCLUDED))
-    _write(root / "etc/apt/apt.conf.d/50banger", 'APT::Install-Recommends "false";\nAcquire::Languages "none";\n')
+    _write(
+        root / "etc/apt/apt.conf.d/50banger",
+        'APT::Install-Recommends "false";\nAcquire::Languages "none";\n',
+    )
     for folder in ("var/lib/apt/lists", "var/cache/apt", "var/log", "tmp", "var/tmp"):
         _empty(root / folder)
     for folder in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):

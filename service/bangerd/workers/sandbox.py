@@ -13,6 +13,7 @@ Stands alone (standard library only, imports nothing of bangerd), so that its so
 
 import argparse
 import ctypes
+import fcntl
 import os
 import resource
 import select
@@ -108,9 +109,11 @@ def confine(write: Path, show: list[Path]) -> None:
         _mount(f"/proc/self/fd/{descriptor}", path, "", MS_BIND | MS_REC)
         os.close(descriptor)
     _read_only("/", on=True, recursive=True)
+    _read_only(str(write), on=False)
     # Writable by file permissions to nobody but real root; /proc is needed to write the worker's id maps.
-    for place in ("/proc", "/dev", str(write)):
-        _read_only(place, on=False)
+    for place in ("/proc", "/dev"):
+        if Path(place).is_mount():
+            _read_only(place, on=False)
 
 
 def limit(fsize: int, memory: int) -> None:
@@ -137,7 +140,7 @@ def _become_root_of(ready: int, mapped: int) -> None:
     os.setresuid(0, 0, 0)
 
 
-def _run_as_first(argv: list[str], write: Path) -> None:
+def _run_as_first(argv: list[str], write: Path, pythonpath: str) -> None:
     """Grandchild: PID 1 of the process namespace. Does not return."""
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -154,20 +157,20 @@ def _run_as_first(argv: list[str], write: Path) -> None:
             "LC_ALL": "C.UTF-8",
             "HOME": str(write),
             "TMPDIR": str(write),
-            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            "PYTHONPATH": pythonpath,
             "PYTHONDONTWRITEBYTECODE": "1",
         },
     )
 
 
-def _child(ready: int, mapped: int, argv: list[str], write: Path) -> int:
+def _child(ready: int, mapped: int, options: argparse.Namespace) -> int:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _become_root_of(ready, mapped)
     # Changing ids cleared the death signal.
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     first = os.fork()
     if first == 0:
-        _guard(lambda: _run_as_first(argv, write))
+        _guard(lambda: _run_as_first(options.argv, options.write, options.pythonpath))
     null = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(null, descriptor)
@@ -222,7 +225,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="run a build worker without privileges")
     parser.add_argument("--base", type=int, required=True, help="first of 65536 ids that own nothing")
     parser.add_argument("--write", type=Path, required=True, help="the folder that the worker may write")
-    parser.add_argument("--keep", type=Path, action="append", default=[], help="visible even below a hidden folder")
+    parser.add_argument(
+        "--keep", type=Path, action="append", default=[], help="visible even below a hidden folder"
+    )
+    parser.add_argument("--lock", type=Path, required=True, help="locked until every process is gone")
+    parser.add_argument("--pythonpath", default="", help="where the worker's modules are")
     parser.add_argument("--fsize", type=int, default=8 << 30, help="largest file, bytes")
     parser.add_argument("--memory", type=int, default=4 << 30, help="address space per process, bytes")
     parser.add_argument("argv", nargs="+", metavar="ARGV")
@@ -230,6 +237,8 @@ def main() -> int:
     ready_read, ready_write = os.pipe()
     mapped_read, mapped_write = os.pipe()
     try:
+        # Kept open by the child too, whose end it outlives.
+        fcntl.flock(os.open(options.lock, os.O_RDWR | os.O_CLOEXEC), fcntl.LOCK_EX)
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
         confine(options.write, options.keep)
         limit(options.fsize, options.memory)
@@ -237,7 +246,7 @@ def main() -> int:
         if child == 0:
             os.close(ready_read)
             os.close(mapped_write)
-            _guard(lambda: _child(ready_write, mapped_read, options.argv, options.write))
+            _guard(lambda: _child(ready_write, mapped_read, options))
         os.close(ready_write)
         os.close(mapped_read)
         if os.read(ready_read, 1) == b"u":
