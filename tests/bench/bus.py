@@ -1,0 +1,57 @@
+"""What goes over the private bus while something is measured: dbus-monitor's timestamped profile, read and parsed."""
+
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`kind`: mc (call), mr (reply), err, sig. `reply_to`: the call's serial. `at`: seconds since the epoch."""
+
+    kind: str
+    at: float
+    serial: int
+    sender: str
+    destination: str
+    member: str = ""
+    reply_to: int = 0
+
+
+@contextmanager
+def monitored(within: Sequence[str], address: str, env: Mapping[str, str]) -> Iterator[list[Message]]:
+    """Yields a list that holds every message once the block has been left."""
+    argv = [*within, "dbus-monitor", "--address", address, "--profile"]
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=dict(env),
+    )
+    assert child.stdout is not None
+    messages: list[Message] = []
+    with child, child.stdout:
+        for line in child.stdout:
+            # The bus tells a new monitor that it has lost its name: from here on it sees everything.
+            if "NameLost" in line:
+                break
+        try:
+            yield messages
+        finally:
+            child.terminate()
+            messages += [found for line in child.stdout if (found := parse(line))]
+
+
+def parse(line: str) -> Message | None:
+    """None for a line that tells of no message."""
+    fields = line.rstrip("\n").split("\t")
+    match fields:
+        case ["mc" | "sig" as kind, at, serial, sender, destination, _path, _interface, member]:
+            return Message(kind, float(at), int(serial), sender, destination, member)
+        case ["mr" | "err" as kind, at, serial, sender, destination, reply_to]:
+            return Message(kind, float(at), int(serial), sender, destination, reply_to=int(reply_to))
+        case _:
+            return None

@@ -1,0 +1,166 @@
+"""Floor A: the service's own VMM command line, started by hand, without bus, polkit, supervisor and network.
+
+Seed, disk, run folder and command line are made by the service's own modules, so that kernel, initrd, image and
+devices are those of `banger vm run`, but for the NIC. And what a VM's disk costs.
+"""
+
+import asyncio
+import shutil
+import subprocess
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from bangerd.config import Config
+from bangerd.core.effects import Ports
+from bangerd.core.launch import ROLES, Launcher
+from bangerd.core.ports import UnitSpec
+from bangerd.host.disk import DiskFiles
+from bangerd.host.facts import HostFacts
+from bangerd.host.library import ImageLibrary
+from bangerd.host.qemu import Qemu, find_qemu
+from bangerd.model.seed import Seed
+from bangerd.model.sizing import HostSize, Wish, resolve
+from bangerd.model.vm import VM, Desired, VMSpec
+from privatehost import TOP
+from tests.bench import shim
+from tests.bench.shim import Boot
+from tests.bench.stats import Series
+
+LIBEXEC = TOP / "service/native/build"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One cold run, seconds since the epoch."""
+
+    start: float
+    boot: Boot
+    answered: float  # `true` has run
+
+
+class Floor:
+    """Cold boots. `folder` is its own, and on the file system on which the service's state is."""
+
+    def __init__(self, folder: Path, library: Path) -> None:
+        self.folder = folder
+        self.host = HostFacts(())
+        self.disks = DiskFiles(folder / "state", folder / "run")
+        self.config = Config()
+        self.library = ImageLibrary(library, libexec_dir=LIBEXEC, systemd=False)
+        self.vmm = Qemu(find_qemu(self.config.qemu_bin), self.disks, kvm=self.host.kvm()[0])
+        self.launcher = Launcher(self._ports())
+        self.vm = self._new_vm()
+
+    def _ports(self) -> Ports:
+        made = SimpleNamespace(
+            disks=self.disks,
+            library=self.library,
+            host=self.host,
+            vmm=self.vmm,
+            shim=LIBEXEC / "banger-shim",
+        )
+        return cast(Any, made)  # all that the launcher reads
+
+    def _new_vm(self) -> VM:
+        """With the sizes that `banger vm run` gives when nothing is asked for."""
+        size = HostSize(self.host.cpus(), self.host.memory(), self.disks.total_bytes())
+        sizes = resolve(Wish(), Wish(), size)
+        spec = VMSpec(
+            image=self.launcher.image(self.config.default_image_name).id,
+            kernel=self.launcher.kernel(self.config.default_kernel_name).id,
+            vcpu=sizes.vcpu.value,
+            memory=sizes.memory.value,
+            disk=sizes.disk.value,
+        )
+        identity = uuid.uuid4()
+        return VM(
+            str(identity),
+            identity.hex[:8],
+            "floor",
+            0,
+            "root",
+            spec,
+            Desired.RUNNING,
+            uid=self.config.uid_first,
+        )
+
+    def machine(self) -> list[str]:
+        """QEMU's binary with the options that decide how fast its machine is, for other ways to boot one."""
+        argv = self._unit().argv
+        words = list(argv[argv.index("--") + 1 :])
+        picked = [words[0]]
+        for option in ("-M", "-accel", "-cpu", "-smp", "-m"):
+            at = words.index(option)
+            picked += words[at : at + 2]
+        return picked
+
+    def _unit(self) -> UnitSpec:
+        return asyncio.run(self.launcher.unit(self.vm, None))
+
+    def run(self) -> Run:
+        """Raises RuntimeError."""
+        image = self.launcher.image(self.vm.spec.image)
+        seed = Seed(
+            hostname="floor", disks=ROLES, init=image.init, entrypoint=image.entrypoint, env=image.env
+        )
+        asyncio.run(self._prepare(seed.encode()))
+        argv = without_network(self._unit().argv)
+        folder = self.disks.run_dir(self.vm)
+        start = time.time()
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=folder)
+        try:
+            shim.appears(folder / "control.sock")
+            boot = shim.watch(folder)
+            status = shim.execute(folder, "true")
+            answered = time.time()
+        finally:
+            process.terminate()  # ask the guest to power off, and
+            process.terminate()  # have it killed at once
+            process.wait()
+            asyncio.run(self._remove())
+        if status:
+            raise RuntimeError(f"`true` ended with {status}")
+        return Run(start, boot, answered)
+
+    async def _prepare(self, seed: bytes) -> None:
+        await self.disks.ensure_disk(self.vm)
+        await self.disks.ensure_run_dir(self.vm, seed)
+
+    async def _remove(self) -> None:
+        await self.disks.remove_run_dir(self.vm)
+        await self.disks.remove_disk(self.vm)
+
+    def close(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def without_network(argv: Sequence[str]) -> list[str]:
+    """A command line of the service's less its NIC. Raises ValueError if it has none where we know it to be."""
+    words = list(argv)
+    for option, kind in (("-netdev", "tap,"), ("-device", "virtio-net-pci,")):
+        at = next(i for i, word in enumerate(words) if word == option and words[i + 1].startswith(kind))
+        del words[at : at + 2]
+    return [*words, "-nic", "none"]
+
+
+def disk_series(floor: Floor, rounds: int) -> Series:
+    """How long a VM's disk takes, once the template of its size is there. Each is made, and removed again."""
+
+    async def measure() -> Series:
+        series = Series("a VM's disk (ensure_disk)")
+        for turn in range(rounds + 1):
+            vm = replace(floor.vm, sid=f"{turn:08x}")
+            start = time.perf_counter()
+            await floor.disks.ensure_disk(vm)
+            taken = time.perf_counter() - start
+            await floor.disks.remove_disk(vm)
+            if turn:  # the first one made the template
+                series.add(taken * 1000)
+        return series
+
+    return asyncio.run(measure())

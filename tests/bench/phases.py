@@ -1,0 +1,170 @@
+"""Where the time of a cold `banger vm run --rm -- true` goes.
+
+Three witnesses, none of them a feature of the product: the bus (dbus-monitor), bangerd's own log of its steps, and
+the shim's status. All their times are seconds since the epoch of one clock, so they make one timeline.
+"""
+
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.bench import shim
+from tests.bench.bus import Message, monitored
+from tests.bench.host import Host, Timed
+from tests.bench.shim import Boot
+
+COMMAND = ("banger", "vm", "run", "--rm", "--", "true")
+_STEP = re.compile(r"^bangerd\.core\.machine: @([0-9.]+) ([0-9a-f]{8}): ([A-Z_]+)$", re.MULTILINE)
+
+# What ends each phase. Every phase begins where the one before it ended, so that they add up to the total.
+PHASES = (
+    "client: start, imports, bus connection",
+    "ResolveSpec, with its polkit check",
+    "client: until CreateVM",
+    "CreateVM, with its polkit check",
+    "disk",
+    "run folder and seed",
+    "tap and nft",
+    "unit: shim started",
+    "VMM: exec until its devices are made",
+    "firmware, kernel, initrd: until the guest says hello",
+    "guest set up: agent ready",
+    "bangerd and client take note",
+    "VM.Exec, with its polkit check",
+    "session: `true`, and its status",
+    "Delete, with its polkit check",
+    "delete: VMM and shim ended",
+    "delete: tap and nft",
+    "delete: run folder, disk, record",
+    "client: takes note, exits",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cold:
+    """One run: the length of each phase, all polkit checks together, and the whole, in milliseconds."""
+
+    phases: dict[str, float]
+    polkit: float
+    checks: int
+    total: float
+    answered: float  # from the start until `true` had run
+
+
+def traced(host: Host) -> Cold:
+    """One cold run with all witnesses. Raises RuntimeError."""
+    layout = host.machine.layout
+    log_size = layout.log.stat().st_size
+    watcher = _Watcher(host.machine.run_folder)
+    with monitored(host.machine.netns.within, layout.address, host.machine.host.env) as messages:
+        watcher.start()
+        run = host.once(*COMMAND)
+        boot = watcher.result()
+    with layout.log.open("rb") as file:
+        file.seek(log_size)
+        log = file.read().decode("utf-8", "replace")
+    return timeline(run, messages, steps(log), boot)
+
+
+class _Watcher(threading.Thread):
+    """Waits for the one VM that appears, and follows its shim until the guest is ready."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(daemon=True)
+        self._folder = folder
+        self._boot: Boot | None = None
+        self._error = ""
+
+    def run(self) -> None:
+        deadline = time.monotonic() + shim.PATIENCE_S
+        try:
+            while not (found := list(self._folder.glob("*/control.sock"))):
+                if time.monotonic() > deadline:
+                    raise RuntimeError("no VM appears")
+                time.sleep(shim.POLL_S)
+            self._boot = shim.watch(found[0].parent)
+        except (RuntimeError, OSError) as exc:
+            self._error = str(exc)
+
+    def result(self) -> Boot:
+        self.join()
+        if self._boot is None:
+            raise RuntimeError(f"the shim was not followed: {self._error}")
+        return self._boot
+
+
+def steps(log: str) -> dict[str, float]:
+    """When bangerd first took each step."""
+    found: dict[str, float] = {}
+    for at, _, step in _STEP.findall(log):
+        found.setdefault(step, float(at))
+    return found
+
+
+def timeline(run: Timed, messages: Iterable[Message], taken: dict[str, float], boot: Boot) -> Cold:
+    """Put the witnesses' times in order. Raises RuntimeError when one of them missed something."""
+    seen = list(messages)
+    call = _caller(seen)
+    reply = _replier(seen)
+    client = call("ResolveSpec").sender
+    removed = [m.at for m in seen if (m.kind, m.member, m.destination) == ("sig", "JobRemoved", client)]
+    if len(removed) != 2:
+        raise RuntimeError(f"{len(removed)} jobs ended on the bus, there should be two: create, delete")
+    hello = next(m.at for m in seen if m.sender == client)
+    gone = taken.get("REMOVE_TAP", removed[1])
+    ends = (
+        hello,
+        reply(call("ResolveSpec")).at,
+        call("CreateVM").at,
+        taken["ENSURE_DISK"],
+        taken["ENSURE_RUN_DIR"],
+        taken["ENSURE_TAP"],
+        taken["START_UNIT"],
+        boot.spawned,
+        boot.configured,
+        boot.hello,
+        boot.ready,
+        call("Exec").at,
+        reply(call("Exec")).at,
+        call("Delete").at,
+        taken.get("KILL_UNIT", call("Delete").at),
+        gone,
+        taken.get("REMOVE_RUN_DIR", gone),
+        removed[1],
+        run.end,
+    )
+    lengths: dict[str, float] = {}
+    at = run.start
+    for name, end in zip(PHASES, ends, strict=True):
+        lengths[name] = max(end - at, 0) * 1000
+        at = max(end, at)
+    checks = [(reply(m).at - m.at) * 1000 for m in seen if m.member == "CheckAuthorization"]
+    return Cold(
+        lengths,
+        sum(checks),
+        len(checks),
+        (run.end - run.start) * 1000,
+        (call("Delete").at - run.start) * 1000,
+    )
+
+
+def _caller(messages: list[Message]) -> Callable[[str], Message]:
+    def find(member: str) -> Message:
+        found = next((m for m in messages if (m.kind, m.member) == ("mc", member)), None)
+        if found is None:
+            raise RuntimeError(f"no call of {member} on the bus")
+        return found
+
+    return find
+
+
+def _replier(messages: list[Message]) -> Callable[[Message], Message]:
+    replies = {(m.destination, m.reply_to): m for m in messages if m.kind in ("mr", "err")}
+
+    def find(call: Message) -> Message:
+        return replies[call.sender, call.serial]
+
+    return find

@@ -1,0 +1,87 @@
+"""A shim's sockets, spoken to as root: wait until its guest is ready, and run a command there."""
+
+import re
+import socket
+import struct
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from banger import session
+from bangerd.host.shims import parse_status
+
+PATIENCE_S = 120.0
+POLL_S = 0.002
+_HEADER = struct.Struct("<B3xI")
+
+
+@dataclass(frozen=True, slots=True)
+class Boot:
+    """Seconds since the epoch."""
+
+    spawned: float  # the shim has started the VMM
+    configured: float  # the VMM has made its devices' sockets
+    hello: float  # the guest program answers
+    ready: float  # it has set the guest up, and takes sessions
+
+
+def appears(path: Path, gone: "object" = None) -> None:
+    """Return when there is such a socket. Raises RuntimeError."""
+    del gone
+    deadline = time.monotonic() + PATIENCE_S
+    while not path.is_socket():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{path} does not appear")
+        time.sleep(POLL_S)
+
+
+def watch(folder: Path) -> Boot:
+    """Follow the shim of this run folder until its guest is ready. Raises RuntimeError if it ends before."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect(str(folder / "control.sock"))
+        sock.sendall(b"WATCH\n")
+        with sock.makefile("r", encoding="ascii") as lines:
+            for line in lines:
+                now = time.time()
+                status = parse_status(line)
+                if status.ready:
+                    return _boot(folder, now, status.timings_ms)
+    raise RuntimeError(f"the guest of {folder} ended before it was ready")
+
+
+def _boot(folder: Path, now: float, timings: dict[str, int]) -> Boot:
+    start = now - timings["ready"] / 1000
+    # QEMU makes its QMP socket when its command line is read and before it starts the machine.
+    qmp = (folder / "qmp.sock").lstat().st_ctime
+    return Boot(start + timings["spawn"] / 1000, qmp, start + timings["hello"] / 1000, now)
+
+
+def execute(folder: Path, *argv: str) -> int:
+    """Run a command in the guest and return its status. Raises RuntimeError."""
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(PATIENCE_S)
+        sock.connect(str(folder / "guest.sock"))
+        sock.sendall(b"CONNECT 1\n" + session.encode(session.Command(argv)))
+        with sock.makefile("rb") as stream:
+            answer = stream.readline(1024)
+            if not answer.startswith(b"OK "):
+                raise RuntimeError(f"the shim takes no session: {answer!r}")
+            while header := stream.read(_HEADER.size):
+                kind, length = _HEADER.unpack(header)
+                payload = stream.read(length)
+                if kind == session.EXIT:
+                    how, value = struct.unpack("<II", payload)
+                    return int(value) + (128 if how else 0)
+                if kind == session.ERROR:
+                    raise RuntimeError(f"the guest did not run {argv}: {payload[4:]!r}")
+    raise RuntimeError("the session broke off")
+
+
+def exit_reason(folder: Path) -> str:
+    """What the exit record says, for errors."""
+    try:
+        found = re.search(r"reason=(\S+)", (folder / "exit").read_text())
+    except FileNotFoundError:
+        return "no exit record"
+    return found[1] if found else "unreadable exit record"

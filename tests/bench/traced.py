@@ -1,0 +1,16 @@
+"""Runs bangerd with the time of each log line in front of it, seconds since the epoch with microseconds."""
+
+import logging
+import sys
+
+from bangerd import app
+
+
+class Stamped(logging.LogRecord):
+    def getMessage(self) -> str:
+        return f"@{self.created:.6f} {super().getMessage()}"
+
+
+if __name__ == "__main__":
+    logging.setLogRecordFactory(Stamped)
+    sys.exit(app.main(sys.argv[1:]))
