@@ -1,13 +1,10 @@
-"""The bus edge over a real core on an in-memory host, on a real bus with a real polkitd, called by users of all kinds."""
+"""The bus edge over a real core on an in-memory host, on a real bus with a real polkitd."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
-from tests.bus.caller import Client
-from tests.bus.rig import TOP, Rig, rig
-from tests.fakes.ports import World, fake_ports
 
 from bangerd.bus.core import Core
 from bangerd.bus.server import Server
@@ -17,6 +14,9 @@ from bangerd.core.effects import Ports
 from bangerd.core.images import Images
 from bangerd.core.jobs import Jobs
 from bangerd.core.vms import VMs
+from tests.bus.caller import Client
+from tests.bus.rig import TOP, Rig, rig
+from tests.fakes.ports import World, fake_ports
 
 USERS = {0: "root", 1000: "alice", 1001: "bob", 1002: "carol", 1003: "boss"}
 
@@ -59,7 +59,7 @@ def bus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     """A bus on which alice and bob, as members of group devs, may use banger."""
     folder = tmp_path_factory.mktemp("bus")
     for parent in folder.parents[:3]:
-        if parent.owner() == "root" and parent != Path("/tmp"):  # noqa: S108
+        if parent.owner() == "root" and parent != Path("/tmp"):
             parent.chmod(0o711)
     with rig(folder, [TOP / "polkit/examples/50-banger-devs.rules"]) as running:
         yield running

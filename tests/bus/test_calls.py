@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+
 from tests.bus.caller import ERRORS, ROOT, CallFailed, Client, plain
 from tests.bus.conftest import Service
 from tests.bus.rig import ALICE, BOB

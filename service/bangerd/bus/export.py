@@ -94,6 +94,7 @@ class Property:
 
     name: str
     type: str
+    emits: str  # org.freedesktop.DBus.Property.EmitsChangedSignal: "true", "const", "false" (do not cache it)
     read: Callable[[Any, Any], Any]
 
 
@@ -145,11 +146,11 @@ def exported(
     return decorate
 
 
-def shown(type_: str) -> Callable[[Callable[[Any, Any], Any]], Property]:
+def shown(type_: str, *, emits: str = "const") -> Callable[[Callable[[Any, Any], Any]], Property]:
     """Make a property of `def Name(self, target)`. Whoever can reach the bus can read it, and nobody is asked."""
 
     def decorate(fn: Callable[[Any, Any], Any]) -> Property:
-        return Property(fn.__name__, type_, fn)
+        return Property(fn.__name__, type_, emits, fn)
 
     return decorate
 

@@ -31,7 +31,7 @@ class JobInterface(Interface):
     def leaves(self) -> Iterable[str]:
         return (str(job.number) for job in self._core.jobs.all())
 
-    @shown("s")
+    @shown("s", emits="true")
     def State(self, job: Job) -> str:
         return job.state.value
 

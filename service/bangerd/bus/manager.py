@@ -88,11 +88,11 @@ class Manager(Interface):
     def Version(self, _target: None) -> str:
         return self.core.version
 
-    @shown("as")
+    @shown("as", emits="const")
     def Capabilities(self, _target: None) -> list[str]:
         return list(self.core.capabilities)
 
-    @shown("a{sv}")
+    @shown("a{sv}", emits="false")
     def Defaults(self, _target: None) -> dict[str, Any]:
         try:
             return options.write(self.core.vms.resolve(CreateRequest()))

@@ -16,6 +16,7 @@ DOCTYPE = (
     '"http://www.freedesktop.org/standards/dbus/1.0/introspect.dtd">\n'
 )
 _IN, _OUT = "in", "out"
+_EMITS = "org.freedesktop.DBus.Property.EmitsChangedSignal"
 _STANDARD = f"""<node>
   <interface name="{names.INTROSPECTABLE}">
     <method name="Introspect"><arg name="data" type="s" direction="out"/></method>
@@ -129,7 +130,8 @@ def _describe(kind: Interface) -> ET.Element:
         _args(element, method.takes, _IN)
         _args(element, method.returns, _OUT)
     for one in kind.properties.values():
-        ET.SubElement(top, "property", name=one.name, type=one.type, access="read")
+        element = ET.SubElement(top, "property", name=one.name, type=one.type, access="read")
+        ET.SubElement(element, "annotation", name=_EMITS, value=one.emits)
     for signal in kind.signals:
         _args(ET.SubElement(top, "signal", name=signal.name), signal.args, "")
     return top

@@ -32,7 +32,7 @@ class VMInterface(Interface):
     def Name(self, vm: VM) -> str:
         return vm.name
 
-    @shown("s")
+    @shown("s", emits="true")
     def State(self, vm: VM) -> str:
         return self._core.vms.state(vm).value
 

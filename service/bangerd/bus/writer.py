@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 
 HIGH_WATER = 4 * 1024 * 1024  # bytes; beyond it no further call is read from the bus
 LIMIT = 32 * 1024 * 1024  # bytes; beyond it messages are dropped
+# dbus-daemon stops reading from a connection of which too much waits elsewhere, such as with a client that reads
+# nothing. Nothing but a new connection helps then.
+STALL_S = 60.0
 
 Sent = asyncio.Future[None]
 
@@ -55,6 +58,7 @@ class Writer:
         self._open = False  # nothing is sent before the bus has answered Hello
         self._closed = False
         self._dropped = 0
+        self._alarm: asyncio.TimerHandle | None = None
         self._drained: list[Sent] = []
 
     def put(self, msg: Message, sent: Sent | None = None) -> None:
@@ -90,6 +94,7 @@ class Writer:
         """Drop what waits and close its descriptors."""
         self._closed = True
         self._loop.remove_writer(self._sock)
+        self._disarm()
         while self._queue:
             self._drop(self._queue.popleft())
         self._waiting = 0
@@ -101,11 +106,14 @@ class Writer:
                 self._send(self._queue[0])
         except BlockingIOError:
             self._loop.add_writer(self._sock, self._flush)
+            self._disarm()
+            self._alarm = self._loop.call_later(STALL_S, self._stalled)
             return
         except OSError as exc:
             self._failed(exc)
             return
         self._loop.remove_writer(self._sock)
+        self._disarm()
         if self._high:
             self._high = False
             self._free()
@@ -125,6 +133,14 @@ class Writer:
         self._queue.popleft()
         if item.sent is not None and not item.sent.done():
             item.sent.set_result(None)
+
+    def _stalled(self) -> None:
+        self._failed(TimeoutError(f"the bus has taken no message for {STALL_S:.0f} s"))
+
+    def _disarm(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+            self._alarm = None
 
     def _drop(self, item: _Item) -> None:
         _close_all(item.fds)
