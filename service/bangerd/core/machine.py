@@ -39,6 +39,7 @@ class Machine:
         self._hurry = False  # end the VMM without asking the guest
         self._asked_to_stop = False
         self._goal: asyncio.Future[None] | None = None
+        self._trouble: BangerError | None = None  # why the goal cannot be reached
         self._on_step: Callable[[Step], None] | None = None
         self._maybe_paused = True  # unknown until asked once
         self._last_state: VMState | None = None
@@ -83,6 +84,7 @@ class Machine:
         await self.store(desired=desired, **changes)
         if self._goal is not None and not self._goal.done():
             self._goal.cancel()
+        self._trouble = None
         goal = self._goal = asyncio.get_running_loop().create_future()
         self._on_step = on_step
         self.wake()
@@ -156,8 +158,7 @@ class Machine:
         text = self._effects.with_console(self.vm, end.error) if end.error else ""
         log.info("%s (%s) has ended: %s", self.vm.name, self.vm.sid, text or "by its guest")
         await self.store(desired=end.desired, last_error=text)
-        if self._goal is not None and not self._goal.done():
-            self._goal.set_exception(GuestFailed(text or "the guest powered itself off"))
+        self._trouble = GuestFailed(text or "the guest powered itself off")
 
     async def _do(self, step: Step) -> None:
         log.debug("%s: %s", self.vm.sid, step.name)
@@ -200,9 +201,18 @@ class Machine:
         return True
 
     def _reached(self) -> None:
+        """The host matches. Who waited for something else is told why only now, when nothing is left of the attempt."""
         self._hurry = False
-        if self._goal is not None and not self._goal.done():
+        trouble, self._trouble = self._trouble, None
+        self._settle(trouble)
+
+    def _settle(self, trouble: BangerError | None) -> None:
+        if self._goal is None or self._goal.done():
+            return
+        if trouble is None:
             self._goal.set_result(None)
+        else:
+            self._goal.set_exception(trouble)
 
     async def _failed(self, exc: BangerError) -> bool:
         """Record a failure. True if what is wanted still is to be tried again, later."""
@@ -211,14 +221,14 @@ class Machine:
         starting = self.vm.desired in (Desired.RUNNING, Desired.PAUSED)
         if starting:
             # No crash loop: a start that fails is taken back, and the reason kept.
+            self._trouble = exc
             await self.store(
                 desired=Desired.ABSENT if self.vm.ephemeral else Desired.STOPPED, last_error=str(exc)
             )
             self.wake()
         else:
             await self.store(last_error=str(exc))
-        if self._goal is not None and not self._goal.done():
-            self._goal.set_exception(exc)
+            self._settle(self._trouble or exc)
         return not starting
 
     def _close_lifeline(self) -> None:
