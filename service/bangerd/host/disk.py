@@ -91,7 +91,7 @@ class DiskFiles:
     def is_fresh(self, vm: VM) -> bool:
         """The run folder is as ensure_run_dir left it."""
         try:
-            return os.listdir(self.run_dir(vm)) == [SEED]
+            return [path.name for path in self.run_dir(vm).iterdir()] == [SEED]
         except FileNotFoundError:
             return False
 
@@ -108,7 +108,7 @@ class DiskFiles:
 
     def list_sids(self) -> frozenset[str]:
         """All VMs of which any file is left, those of interrupted steps included."""
-        names = (name for folder in (self._state, self._runtime) for name in os.listdir(folder))
+        names = (path.name for folder in (self._state, self._runtime) for path in folder.iterdir())
         return frozenset(found[1] for name in names if (found := _SID.fullmatch(name)))
 
     async def remove_stray(self, sid: str) -> None:

@@ -93,7 +93,7 @@ class ImageLibrary:
             try:
                 await asyncio.to_thread(self._refresh_initrd, kernel)
             except (BangerError, OSError) as exc:
-                log.error("the initrd of kernel %s is not that of this version: %s", kernel.name, exc)
+                log.warning("the initrd of kernel %s is not that of this version: %s", kernel.name, exc)
 
     async def pull_image(self, name: str, report: Callable[[Progress], None]) -> Image:
         """Make the image of that name. Raises NoSuchImage, HostNotReady, PullFailed, StepFailed."""

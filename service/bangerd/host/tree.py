@@ -94,7 +94,7 @@ def _move(folder: int, entry: str, top: int, moved: int) -> int:
 def _names(folder: int) -> list[str]:
     listed = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=folder)
     try:
-        return os.listdir(listed)
+        return os.listdir(listed)  # noqa: PTH208, by descriptor
     finally:
         os.close(listed)
 

@@ -16,22 +16,20 @@ from pathlib import Path
 from bangerd.workers.reports import Reports, WorkerError
 
 # What apt says, what it means. The first that matches is told; apt's own last error line goes with it.
-_MEANINGS = (
-    ("space", r"No space left on device|not have enough free space|Disk quota exceeded"),
-    (
-        "signature",
+_MEANINGS = {
+    "space": r"No space left on device|not have enough free space|Disk quota exceeded",
+    "signature": (
         r"NO_PUBKEY|BADSIG|EXPKEYSIG|REVKEYSIG|is not signed|invalid signature|Clearsigned file isn't valid"
-        r"|signatures couldn't be verified|Hash Sum mismatch|unexpected size",
+        r"|signatures couldn't be verified|Hash Sum mismatch|unexpected size"
     ),
-    ("date", r"is not valid yet|is expired|no longer valid"),
-    (
-        "network",
+    "date": r"is not valid yet|is expired|no longer valid",
+    "network": (
         r"Temporary failure resolving|Could not resolve|Could not connect|Cannot initiate the connection"
         r"|Connection (refused|timed out|failed|reset)|Network is unreachable|Unable to connect"
-        r"|certificate|handshake|\b(40[0-9]|50[0-9])  ",
+        r"|certificate|handshake|\b(40[0-35-9]|50[0-9])  "
     ),
-    ("missing", r"does not have a Release file|404  Not Found|Unable to locate package"),
-)
+    "missing": r"does not have a Release file|404  Not Found|Unable to locate package",
+}
 _HELP = {
     "space": "the disk is full; free some room and pull again",
     "signature": "what the mirror sent is not signed by Debian's keys; try another `mirror`, or upgrade the "
@@ -102,7 +100,8 @@ class Apt:
         (folder / "etc/sources.list").write_text(source.lines())
         self.conf.write_text(
             f'Dir "{folder}";\n'
-            'Dir::Etc "etc"; Dir::Etc::SourceParts ""; Dir::Etc::Parts ""; Dir::Etc::Trusted ""; Dir::Etc::TrustedParts "";\n'
+            'Dir::Etc "etc"; Dir::Etc::SourceParts ""; Dir::Etc::Parts "";\n'
+            'Dir::Etc::Trusted ""; Dir::Etc::TrustedParts "";\n'
             f'Dir::State "state"; Dir::State::Status "{folder}/status"; Dir::Cache "cache"; Dir::Log "log";\n'
             f'APT::Architecture "{source.architecture}"; APT::Architectures {{ "{source.architecture}"; }};\n'
             # The whole worker is nobody already, and in its user namespace _apt owns no file.
@@ -191,12 +190,10 @@ class Apt:
 def _failure(said: str) -> WorkerError:
     errors = [line.strip() for line in said.splitlines() if line.startswith(("E:", "W:", "Err:"))]
     text = "\n".join(errors)
-    kind = next((kind for kind, pattern in _MEANINGS if re.search(pattern, text)), "failed")
-    shown = next((e for e in errors if any(re.search(p, e) for k, p in _MEANINGS if k == kind)), "")
-    shown = (
-        (shown or (errors[-1] if errors else said.strip()[-200:])).removeprefix("E: ").removeprefix("W: ")
-    )
-    return WorkerError(kind, f"{_HELP[kind]} (apt: {shown[:300]})")
+    kind = next((kind for kind, pattern in _MEANINGS.items() if re.search(pattern, text)), "failed")
+    telling = [line for line in errors if re.search(_MEANINGS.get(kind, "^E:"), line)]
+    shown = (telling or errors or said.strip().splitlines() or ["it gave no reason"])[-1]
+    return WorkerError(kind, f"{_HELP[kind]} (apt: {re.sub('^[EW]: ', '', shown)[:300]})")
 
 
 def needed(*tools: str) -> None:

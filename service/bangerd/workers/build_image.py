@@ -11,6 +11,7 @@ rootfs.squashfs in DIR; its result line says {"init": …, "packages": …}.
 import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,26 +46,21 @@ def build(folder: Path, source: archive.Source, compressor: str, report: Reports
     apt.fetch(["install", "?essential", "apt", *PACKAGES], report)
     apt.fetch(["dist-upgrade"], report)
     packages = len(list(apt.archives.glob("*.deb")))
+    report.progress("install", 0, packages, "items")
     squashfs = folder / "rootfs.squashfs"
-    _install(folder, source, apt, packages, squashfs, compressor, report)
+    _make(_bootstrap(folder, source, apt), squashfs, compressor, packages, report)
     init = find_init(squashfs)
     shutil.rmtree(folder / "apt")
     return {"init": init, "packages": packages}
 
 
-def _install(
-    folder: Path,
-    source: archive.Source,
-    apt: archive.Apt,
-    packages: int,
-    squashfs: Path,
-    compressor: str,
-    report: Reports,
-) -> None:
+def _bootstrap(folder: Path, source: archive.Source, apt: archive.Apt) -> list[str]:
+    """mmdebstrap's command line; its standard output is the tar stream of the finished root."""
     sources = folder / "sources.list"
     sources.write_text(source.lines())
     hook = f"{sys.executable} -m bangerd.workers.customize"
-    command = [
+    fetched = shlex.join([str(apt.lists), str(apt.archives)])
+    return [
         # No network from here on: maintainer scripts run now.
         "unshare", "--net", "--",
         "mmdebstrap", "--verbose", "--mode=root", "--variant=apt", "--format=tar", "--skip=update,cleanup/apt",
@@ -72,27 +68,41 @@ def _install(
         "--aptopt=APT::Sandbox::User \"root\"",
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt={line}" for line in customize.EXCLUDED),
-        f"--setup-hook={hook} prepare \"$1\" {apt.lists} {apt.archives}",
+        f"--setup-hook={hook} prepare \"$1\" {fetched}",
         f"--customize-hook={hook} finish \"$1\"",
         source.suite, "-", str(sources),
     ]  # fmt: skip
+
+
+def _make(command: list[str], squashfs: Path, compressor: str, packages: int, report: Reports) -> None:
+    """Run mmdebstrap into sqfstar. Raises WorkerError that names the one that failed first."""
     compress = ["-comp", "lz4"] if compressor == "lz4" else ["-noI", "-noD", "-noF", "-noX"]
     log = _Log(lambda seen: report.progress("install", min(seen // 2, packages), packages, "items"))
-    report.progress("install", 0, packages, "items")
     bootstrap = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    squash = subprocess.Popen(
-        ["sqfstar", *compress, "-no-progress", "-quiet", "-processors", "2", "-mem", "64M", str(squashfs)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    assert bootstrap.stdout and bootstrap.stderr and squash.stdin and squash.stderr  # noqa: S101, PT018
+    squash_log = squashfs.with_suffix(".log")
+    with squash_log.open("wb") as output:
+        squash = subprocess.Popen(
+            [
+                "sqfstar",
+                *compress,
+                "-no-progress",
+                "-quiet",
+                "-processors",
+                "2",
+                "-mem",
+                "64M",
+                str(squashfs),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=output,
+            stderr=output,
+        )
+    assert bootstrap.stdout and bootstrap.stderr and squash.stdin  # noqa: S101, PT018
     reader = threading.Thread(target=log.read, args=(bootstrap.stderr,))
     reader.start()
     _pump(bootstrap.stdout, squash.stdin, lambda done: report.progress("compress", done))
-    squashed = squash.stderr.read().decode(errors="replace")
     squash_status = squash.wait()
     if squash_status == 0:  # it stops reading at the end mark, some zeros before the end of the stream
         while bootstrap.stdout.read(_BLOCK):
@@ -101,8 +111,9 @@ def _install(
     reader.join()
     status = bootstrap.wait()
     # Each dies of the other's death: mmdebstrap of a closed pipe, sqfstar of half a tar.
-    if squash_status != 0 and "reading tar file" not in squashed:
-        raise _failed("sqfstar", squash_status, squashed)
+    said = squash_log.read_text(errors="replace")
+    if squash_status != 0 and "reading tar file" not in said:
+        raise _failed("sqfstar", squash_status, said)
     if status != 0 or squash_status != 0:
         raise _failed("mmdebstrap", status, log.text())
 
@@ -154,7 +165,7 @@ def _failed(tool: str, status: int, said: str) -> WorkerError:
         return WorkerError("space", "the disk is full; free some room and pull again")
     if status == -9 or "Cannot allocate memory" in said:
         return WorkerError("failed", f"{tool} was killed; the machine may be out of memory")
-    lines = [line for line in said.splitlines() if re.match(r"(E: |dpkg: error|FATAL|.*error)", line)]
+    lines = [line for line in said.splitlines() if re.match(r"E: |dpkg: error|FATAL", line)]
     return WorkerError("failed", f"{tool} failed with status {status}: {'; '.join(lines[:3])[:400]}")
 
 

@@ -5,7 +5,6 @@ python3 -m bangerd.workers.customize finish ROOT                    after everyt
 """
 
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -82,8 +81,6 @@ def finish(root: Path) -> None:
         _write(root / name, "")
     _write(root / "etc/hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n")
     (root / "root/.ssh").mkdir(mode=0o700, exist_ok=True)
-    _write(root / "etc/profile.d/banger.sh", "# A shell of `banger vm run` is no login from a terminal line.\n"
-           'case "$TERM" in "" | dumb) ;; *) alias ls="ls --color=auto" grep="grep --color=auto" ;; esac\n')  # fmt: skip
     # mmdebstrap removes the settings it wrote; upgrades in a VM shall not bring manuals either.
     _write(root / "etc/dpkg/dpkg.cfg.d/banger", "".join(f"{line}\n" for line in EXCLUDED))
     _write(

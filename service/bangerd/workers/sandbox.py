@@ -12,6 +12,7 @@ Stands alone (standard library only, imports nothing of bangerd), so that its so
 """
 
 import argparse
+import contextlib
 import ctypes
 import fcntl
 import os
@@ -19,6 +20,7 @@ import resource
 import select
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
@@ -125,8 +127,8 @@ def limit(fsize: int, memory: int) -> None:
         (resource.RLIMIT_NPROC, 512),
     ):
         hard = resource.getrlimit(what)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(what, (value, value))
+        most = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(what, (most, most))
 
 
 def _become_root_of(ready: int, mapped: int) -> None:
@@ -145,7 +147,10 @@ def _run_as_first(argv: list[str], write: Path, pythonpath: str) -> None:
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
     _mount("none", "/", "", MS_REC | MS_PRIVATE)
-    _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    # Refused below a container manager that covers parts of /proc; then the worker sees other processes, all
+    # of users that it is not.
+    with contextlib.suppress(PermissionError):
+        _mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     os.setsid()
     os.umask(0o022)
     os.chdir(write)
@@ -177,11 +182,11 @@ def _child(ready: int, mapped: int, options: argparse.Namespace) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
 
 
-def _guard(body: "object") -> None:
+def _guard(body: Callable[[], int | None]) -> None:
     """Run the body of a forked process and end it: nothing of the parent's may run in it."""
     status = 125
     try:
-        status = body() or 0  # type: ignore[operator]
+        status = body() or 0
     except OSError as exc:
         sys.stderr.write(f"sandbox: {exc}\n")
         sys.stderr.flush()
