@@ -176,6 +176,17 @@ static void exec_search(char **argv, char **env, struct start_error *e)
             missing && !strchr(name, '/') ? "not found in PATH" : strerror(reason));
 }
 
+_Noreturn void child_exec(char **argv, char **env)
+{
+    struct start_error e = {0};
+    setsid();
+    reset_process();
+    (void)!chdir("/");
+    exec_search(argv, env, &e);
+    fprintf(stderr, "banger: %s\n", e.text);
+    _exit(e.code);
+}
+
 static void run_child(const struct exec_request *r, const struct user *u, char **env, const int theirs[3], int start)
 {
     struct start_error e = {0};

@@ -27,3 +27,7 @@ extern struct seed_list child_environment;
 
 /* Forks. False: `error` says why there is no process. */
 bool child_start(const struct exec_request *r, struct child *out, struct start_error *error);
+
+/* In a process just forked: becomes argv[0], looked up in the PATH of `env`, with the streams it has. On failure it
+ * says why on stderr and ends. */
+_Noreturn void child_exec(char **argv, char **env);

@@ -11,6 +11,16 @@
 /* systemd's SIGRTMIN is glibc's, 34, whatever the C library of this program says. */
 enum { SYSTEMD_POWEROFF = 34 + 4, SYSTEMD_REBOOT = 34 + 5 };
 
+_Noreturn void power_off_now(bool reboot_wanted)
+{
+    sync();
+    /* Firecracker, which is the one without a virtio-serial port, has no power switch: it ends at a reset. */
+    bool has_switch = access("/sys/class/virtio-ports", F_OK) == 0;
+    reboot(reboot_wanted || !has_switch ? RB_AUTOBOOT : RB_POWER_OFF);
+    for (;;)
+        pause();
+}
+
 /* Runs the image's own poweroff or reboot, and goes down the hard way if it has none. */
 static void run_tool(bool reboot_wanted)
 {
@@ -29,9 +39,7 @@ static void run_tool(bool reboot_wanted)
         snprintf(path, sizeof path, "%s/%s", folders[i], name);
         execv(path, argv);
     }
-    sync();
-    reboot(reboot_wanted ? RB_AUTOBOOT : RB_POWER_OFF);
-    _exit(1);
+    power_off_now(reboot_wanted);
 }
 
 void power_request(int boss, bool reboot_wanted)

@@ -15,3 +15,6 @@ void power_request(int boss, bool reboot);
 
 /* On a SIGTERM: if systemd is going down, true, and *reboot says how. */
 bool power_systemd_ends(bool *reboot);
+
+/* Ends the machine at once, without asking anybody. */
+_Noreturn void power_off_now(bool reboot);
