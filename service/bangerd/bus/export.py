@@ -94,7 +94,7 @@ class Property:
 
     name: str
     type: str
-    emits: str  # org.freedesktop.DBus.Property.EmitsChangedSignal: "true", "const", "false" (do not cache it)
+    emits: str  # "true", "const", "false", as EmitsChangedSignal says
     read: Callable[[Any, Any], Any]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+from dataclasses import dataclass
 from typing import Any
 
 from dbus_next.constants import MessageType
@@ -33,6 +34,21 @@ PRIMARY_OWNER, ALREADY_OWNER = 1, 4
 GONE = "type='signal',sender='org.freedesktop.DBus',member='NameOwnerChanged',arg2=''"
 
 
+@dataclass(slots=True)
+class _Visit:
+    """A call from its arrival to its end, and what must be given back then, however it ends."""
+
+    header: Header
+    fds: list[int]
+    descriptors: int
+    call: Call | None = None  # once it is known who calls
+
+    @property
+    def undone(self) -> bool:
+        """Nothing has been done yet: it can be broken off."""
+        return self.call is None or self.call.asking
+
+
 class Server:
     """The service's connection to the bus. `open()`, then `publish()`; `lost()` returns when the bus has gone."""
 
@@ -58,7 +74,7 @@ class Server:
                 "job": JobInterface(core),
             },
         )
-        self._serving: dict[asyncio.Task[None], Call | str] = {}
+        self._serving: dict[asyncio.Task[None], _Visit] = {}
         self._signals: Signals | None = None
         self._closing = False
 
@@ -101,8 +117,8 @@ class Server:
         self._closing = True
         if self._signals is not None:
             self._signals.close()
-        for task, call in list(self._serving.items()):
-            if isinstance(call, str) or call.asking:
+        for task, visit in list(self._serving.items()):
+            if visit.undone:
                 task.cancel()
         if self._serving:
             await asyncio.wait(self._serving, timeout=grace_s)
@@ -138,10 +154,9 @@ class Server:
             self._answer_standard(header, data)
             return
         self._clients.arrived(header.sender)
-        task = asyncio.create_task(
-            self._serve(header, data, fds), name=f"{header.member} for {header.sender}"
-        )
-        self._serving[task] = header.sender
+        visit = _Visit(header, fds, len(fds))
+        task = asyncio.create_task(self._serve(visit, data), name=f"{header.member} for {header.sender}")
+        self._serving[task] = visit
         task.add_done_callback(self._served)
 
     def _screen(self, header: Header, size: int) -> None:
@@ -181,30 +196,17 @@ class Server:
         except Exception as exc:  # noqa: BLE001  # whatever it is, the caller gets one sentence
             self._reply_error(header, exc)
 
-    async def _serve(self, header: Header, data: bytes, fds: list[int]) -> None:
-        call: Call | None = None
-        counted = len(fds)
+    async def _serve(self, visit: _Visit, data: bytes) -> None:
+        header = visit.header
         try:
             caller = await self._clients.caller(header.sender)
-            self._clients.enter(caller.uid, counted)
-            call = Call(header, caller, list(fds))
-            fds = []
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101  # we are in one
-            self._serving[task] = call
-            await self._run(call, data)
-        except asyncio.CancelledError:
-            self._reply_error(header, Canceled("bangerd is shutting down; call again"))
+            self._clients.enter(caller.uid, visit.descriptors)
+            visit.call, visit.fds = Call(header, caller, list(visit.fds)), []
+            await self._run(visit.call, data)
         except (DBusError, Lost, TimeoutError) as exc:
             log.info("%s left before its call was served: %s", header.sender, exc)
         except Exception as exc:  # noqa: BLE001  # whatever it is, the caller gets one sentence
             self._reply_error(header, exc)
-        finally:
-            for fd in fds:
-                os.close(fd)
-            if call is not None:
-                call.close()
-                self._clients.leave(call.uid, counted)
 
     async def _run(self, call: Call, data: bytes) -> None:
         header = call.header
@@ -217,8 +219,19 @@ class Server:
         self._reply_result(header, place.method, result)
 
     def _served(self, task: asyncio.Task[None]) -> None:
-        del self._serving[task]
-        if not task.cancelled() and task.exception() is not None:
+        """Also of a task that was cancelled before it ran at all."""
+        visit = self._serving.pop(task)
+        for fd in visit.fds:
+            os.close(fd)
+        self._clients.left(visit.header.sender)
+        if visit.call is not None:
+            visit.call.close()
+            self._clients.leave(visit.call.uid, visit.descriptors)
+        if task.cancelled():
+            self._reply_error(
+                visit.header, Canceled("bangerd broke the call off, it is shutting down; call again")
+            )
+        elif task.exception() is not None:
             log.error("serving a call met a bug", exc_info=task.exception())
 
     def _reply_result(self, header: Header, method: Method, result: Any) -> None:
@@ -277,7 +290,6 @@ class Server:
             return
         client = body[0]
         self._clients.gone(client)
-        for task, call in self._serving.items():
-            if call == client or (isinstance(call, Call) and call.asking and call.caller.client == client):
-                # Nothing has been done yet, and nobody waits for it any more.
-                task.cancel()
+        for task, visit in self._serving.items():
+            if visit.header.sender == client and visit.undone:
+                task.cancel()  # nobody waits for it any more
