@@ -69,15 +69,15 @@ static long uptime_ms(void)
     return t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
-/* Without this a session's `ps` would show a second /init. Needs static memory. */
+/* Without this a session's `ps` would show a second /init. The kernel shows only memory that was written to, and wants
+ * the bounds in order at each step. */
 static void rename_process(void)
 {
-    static char name[] = "banger-agent";
+    static char name[16];
+    strcpy(name, "banger-agent");
     prctl(PR_SET_NAME, name);
     prctl(PR_SET_MM, PR_SET_MM_ARG_START, name, 0, 0);
-    prctl(PR_SET_MM, PR_SET_MM_ARG_END, name + sizeof name, 0, 0);
-    /* The second time the order of the two bounds is right whatever it was before. */
-    prctl(PR_SET_MM, PR_SET_MM_ARG_START, name, 0, 0);
+    prctl(PR_SET_MM, PR_SET_MM_ARG_END, name + strlen(name) + 1, 0, 0);
 }
 
 pid_t boot_fork_agent(const struct seed *seed, int boss)

@@ -9,8 +9,8 @@
 enum { CONSOLE_DEFAULT = 1 << 20, CONSOLE_LEAST = 4096 };
 
 static const char usage[] =
-    "usage: banger-shim --dir DIR --channel fd|vsock:NAME [--lifeline] [--pid-fd N] [--console-max BYTES]\n"
-    "                   -- VMM ARGUMENT...\n"
+    "usage: banger-shim --dir DIR --channel fd|vsock:NAME [--lifeline] [--pid-fd N] [--ready-fd N]\n"
+    "                   [--console-max BYTES] -- VMM ARGUMENT...\n"
     "Runs VMM in DIR until it ends. See docs/guest-protocol.md.\n";
 
 _Noreturn static void refuse(const char *why)
@@ -33,17 +33,19 @@ void options_parse(struct options *o, int argc, char **argv)
     static const struct option known[] = {
         {"dir", required_argument, NULL, 'd'},   {"channel", required_argument, NULL, 'c'},
         {"lifeline", no_argument, NULL, 'l'},    {"pid-fd", required_argument, NULL, 'p'},
-        {"console-max", required_argument, NULL, 'm'}, {NULL, 0, NULL, 0},
+        {"console-max", required_argument, NULL, 'm'}, {"ready-fd", required_argument, NULL, 'r'},
+        {NULL, 0, NULL, 0},
     };
     const char *channel = NULL;
     int c;
-    *o = (struct options){.pid_fd = -1, .console_max = CONSOLE_DEFAULT};
+    *o = (struct options){.pid_fd = -1, .ready_fd = -1, .console_max = CONSOLE_DEFAULT};
     while ((c = getopt_long(argc, argv, "+", known, NULL)) != -1) {
         switch (c) {
         case 'd': o->folder = optarg; break;
         case 'c': channel = optarg; break;
         case 'l': o->lifeline = true; break;
         case 'p': o->pid_fd = (int)number(optarg, 3, 1 << 20, "--pid-fd is no descriptor above 2"); break;
+        case 'r': o->ready_fd = (int)number(optarg, 3, 1 << 20, "--ready-fd is no descriptor above 2"); break;
         case 'm':
             o->console_max = number(optarg, CONSOLE_LEAST, 1UL << 40, "--console-max is less than 4096 bytes");
             break;

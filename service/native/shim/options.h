@@ -8,7 +8,7 @@ struct options {
     const char *folder;
     const char *vsock_name; /* NULL: --channel fd */
     bool lifeline;
-    int pid_fd; /* -1: none */
+    int pid_fd, ready_fd; /* -1: none */
     size_t console_max;
     char **vmm_argv;
 };
