@@ -1,9 +1,10 @@
 #!/usr/bin/python3
-"""Stands in for the shim in tests of the supervisors: `shim_stand_in.py [--pid-fd N] DEED [ARGUMENT]`."""
+"""Stands in for the shim in tests of the supervisors: `shim_stand_in.py [--pid-fd N] [--ready-fd N] DEED …`."""
 
 import json
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -30,6 +31,13 @@ def main() -> int:
         started = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
         os.write(int(argv[1]), f"{os.getpid()} {started}\n".encode())
         argv = argv[2:]
+    if argv[:1] == ["--ready-fd"]:
+        os.write(int(argv[1]), b"READY=1\n")
+        os.close(int(argv[1]))
+        argv = argv[2:]
+    elif "NOTIFY_SOCKET" in os.environ:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+            notify.sendto(b"READY=1", os.environ.pop("NOTIFY_SOCKET"))
     if argv[0] == "fork":  # a child that leaves the session, as something that wants to stay would
         argv = argv[1:]
         if os.fork() == 0:

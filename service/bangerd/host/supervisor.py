@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _SID = re.compile(r"[0-9a-f]{8}")
 _GONE_S = 10.0  # from SIGKILL to the end: longer only for a process stuck in the kernel
+_LISTENS_S = 10.0  # from exec to listening sockets
 _SAID_S = 5.0  # from exec to the shim's first line
 _NICE = 5  # below bangerd's, as CPUWeight= is under systemd
 
@@ -45,37 +46,46 @@ class ProcessSupervisor:
         self._changed: Callable[[str], None] = _ignore
 
     async def start(self, spec: UnitSpec) -> None:
-        """Start the shim at the VM's uid. Raises StepFailed."""
+        """Start the shim at the VM's uid, and return when its sockets listen. Raises StepFailed."""
         sid, uid = spec.vm.sid, spec.vm.uid
         if uid == 0:
             raise StepFailed(f"VM '{spec.vm.name}' has no uid of its own; nothing was started")
         if await self.observe(sid) is not Unit.ABSENT:
             raise StepFailed(f"VM '{spec.vm.name}' is running, or its last failure was not cleared")
         record = self._lock(sid, uid)
+        listens, says_so = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             errors = os.open(
                 self._folder / f"{sid}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600
             )
             try:
                 pidfd = detach(
-                    _command(spec, record),
+                    _command(spec, record, says_so),
                     uid=uid,
                     groups=device_groups(spec.devices),
                     stdin=spec.lifeline,
                     stderr=errors,
-                    pass_fds=(record,),
+                    pass_fds=(record, says_so),
                     cwd=spec.run_dir,
                 )
             finally:
                 os.close(errors)
         except BaseException:
+            os.close(listens)
             self._unlink(sid)
             raise
         finally:
-            os.close(record)  # the shim has its own: from here on the lock is the shim's alone
+            # The shim has its own: from here on the lock is the shim's alone.
+            os.close(record)
+            os.close(says_so)
         process = Process(pidfd, uid)
         process.be_nice(_NICE)
         self._follow(sid, process)
+        if not await _heard(listens, _LISTENS_S):
+            await self.stop(sid)
+            raise StepFailed(
+                f"the shim of VM '{spec.vm.name}' did not start; {self._folder}/{sid}.log may say why"
+            )
 
     async def stop(self, sid: str) -> None:
         """Kill the shim and whatever else runs at the VM's uid. Raises StepFailed if something stays."""
@@ -271,7 +281,23 @@ def _ignore(_sid: str) -> None:
     """Nobody watches yet."""
 
 
-def _command(spec: UnitSpec, record: int) -> list[str]:
+async def _heard(pipe: int, patience_s: float) -> bool:
+    """Whether anything was written to the pipe before its other end was closed. Closes it."""
+    loop = asyncio.get_running_loop()
+    readable: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(pipe, lambda: readable.done() or readable.set_result(None))
+    try:
+        async with asyncio.timeout(patience_s):
+            await readable
+        return bool(os.read(pipe, 64))
+    except TimeoutError:
+        return False
+    finally:
+        loop.remove_reader(pipe)
+        os.close(pipe)
+
+
+def _command(spec: UnitSpec, record: int, ready: int) -> list[str]:
     """The shim's command line behind prlimit, which sets limits before the shim can fork."""
     shim, *rest = spec.argv
     if not os.access(shim, os.X_OK):
@@ -279,4 +305,4 @@ def _command(spec: UnitSpec, record: int) -> list[str]:
             f"{shim} is missing or not executable; `make` builds it, `make install` installs it"
         )
     limits = ("--core=0", "--nofile=4096", "--memlock=8388608", f"--nproc={256 + spec.vm.spec.vcpu}")
-    return ["prlimit", *limits, "--", shim, "--pid-fd", str(record), *rest]
+    return ["prlimit", *limits, "--", shim, "--pid-fd", str(record), "--ready-fd", str(ready), *rest]

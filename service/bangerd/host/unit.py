@@ -14,6 +14,7 @@ _UNLIMITED = 2**64 - 1
 
 # Hidden whole, then the VM's own files are bound back in: other VMs' files, the database, the system bus, other
 # users' runtime folders, and what a distribution may keep anywhere below.
+_NOTIFY_SOCKET = "/run/systemd/notify"
 _HIDDEN = ("/run", "/var", "/srv", "/media", "/mnt")
 
 
@@ -32,7 +33,8 @@ def _identity(spec: UnitSpec) -> list[Property]:
     properties: list[Property] = [
         ("Description", "s", f"banger VM {vm.name} of {vm.owner_name} (uid {vm.owner_uid})"),
         ("Slice", "s", "banger.slice"),
-        ("Type", "s", "exec"),
+        ("Type", "s", "notify"),  # started means that the shim's sockets listen
+        ("NotifyAccess", "s", "main"),
         ("ExecStart", "a(sasb)", [[spec.argv[0], list(spec.argv), False]]),
         ("WorkingDirectory", "s", str(spec.run_dir)),
         # A number with DynamicUser= needs no passwd entry; `User=` alone would fail with 217/USER.
@@ -84,7 +86,11 @@ def _view(spec: UnitSpec) -> list[Property]:
         ("ProtectHome", "s", "tmpfs"),
         ("TemporaryFileSystem", "a(ss)", [[path, "ro"] for path in _HIDDEN if Path(path).is_dir()]),
         ("BindPaths", "a(ssbt)", [[path, path, False, 0] for path in [*writable, *devices]]),
-        ("BindReadOnlyPaths", "a(ssbt)", [[str(path), str(path), False, 0] for path in spec.read_only]),
+        (
+            "BindReadOnlyPaths",
+            "a(ssbt)",
+            [[str(path), str(path), False, 0] for path in (*spec.read_only, _NOTIFY_SOCKET)],
+        ),
         # A /dev of its own, to which its devices are bound; the device policy says the same once more.
         ("PrivateDevices", "b", True),
         ("DevicePolicy", "s", "closed"),
