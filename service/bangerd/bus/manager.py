@@ -31,6 +31,7 @@ CREATE_OPTIONS = SPEC_OPTIONS | {
     "ephemeral": "b",
     "lifeline": "h",
 }
+NAME_LIMIT = 255  # characters in the name of an image or a kernel
 PAGE = 256  # VMs in one answer of ListVMs, at most
 
 
@@ -51,14 +52,23 @@ def _pull_guard(manager: "Manager", _call: Call, _target: None, body: list[Any])
     catalog = manager.core.catalog()
     if not name or name in catalog:
         return guards.pull(name or "default", from_catalog=True)
-    if "/" not in name or not name.isprintable() or len(name) > 255:
-        raise NoSuchImage(name[:255])
+    if "/" not in name or not name.isprintable() or len(name) > NAME_LIMIT:
+        raise NoSuchImage(name[:NAME_LIMIT])
     return guards.pull(name, from_catalog=False)
+
+
+def _spec(given: dict[str, Any], known: dict[str, str], where: str) -> dict[str, Any]:
+    """Raises InvalidSpec."""
+    values = options.read(given, known, where)
+    for key in ("image", "kernel"):
+        if len(values.get(key, "")) > NAME_LIMIT:
+            raise InvalidSpec(f"option '{key}' has {len(values[key])} characters; {NAME_LIMIT} are possible")
+    return values
 
 
 def _request(name: str, given: dict[str, Any]) -> CreateRequest:
     """Raises InvalidSpec."""
-    values = options.read(given, CREATE_OPTIONS, "CreateVM")
+    values = _spec(given, CREATE_OPTIONS, "CreateVM")
     values.pop("lifeline", None)
     values["ssh_keys"] = tuple(values.get("ssh_keys", ()))
     return CreateRequest(name=check_name(name) if name else "", **values)
@@ -138,7 +148,8 @@ class Manager(Interface):
         }
         if whole:
             spec = vm.spec
-            row |= {"image": spec.image, "vcpu": spec.vcpu, "memory": spec.memory, "disk": spec.disk}
+            row |= {"image": spec.image, "image_name": self.core.vms.image_name(vm)}
+            row |= {"vcpu": spec.vcpu, "memory": spec.memory, "disk": spec.disk}
             row |= {"address": vm.address, "created_at": vm.created_at, "error": vm.last_error}
             row |= {"labels": dict(spec.labels), "ephemeral": vm.ephemeral}
         return row
@@ -187,7 +198,7 @@ class Manager(Interface):
 
     @exported(inspect, OPTIONS, "spec:a{sv}")
     async def ResolveSpec(self, _call: Call, _target: None, given: dict[str, Any]) -> dict[str, Any]:
-        values = options.read(given, SPEC_OPTIONS, "ResolveSpec")
+        values = _spec(given, SPEC_OPTIONS, "ResolveSpec")
         return options.write(self.core.vms.resolve(CreateRequest(**values)))
 
     @exported(inspect, OPTIONS, "checks:aa{sv}")

@@ -33,7 +33,9 @@ class Describer:
             "owner": vm.owner_uid,
             "owner_name": vm.owner_name,
             "image": spec.image,
+            "image_name": self.image_name(spec.image),
             "kernel": spec.kernel,
+            "kernel_name": next((k.name for k in self._ports.library.kernels() if k.id == spec.kernel), ""),
             "vcpu": spec.vcpu,
             "memory": spec.memory,
             "disk": spec.disk,
@@ -49,6 +51,10 @@ class Describer:
         if machine.seen.unit is Unit.ACTIVE:
             facts.update(await self._guest_facts(vm))
         return facts
+
+    def image_name(self, identity: str) -> str:
+        """ "" when the image is gone."""
+        return next((image.name for image in self._ports.library.images() if image.id == identity), "")
 
     async def _guest_facts(self, vm: VM) -> dict[str, Value]:
         try:

@@ -148,6 +148,10 @@ class VMs:
         """Everything the owner may know, sizes in bytes, times in unix seconds."""
         return await self._describer.describe(self._machine(vm.sid, shown=vm.name))
 
+    def image_name(self, vm: VM) -> str:
+        """The name of its image, for people."""
+        return self._describer.image_name(vm.spec.image)
+
     def resolve(self, request: CreateRequest) -> dict[str, Value]:
         """The effective spec, for showing before anything is made. Raises InvalidSpec."""
         return self._describer.resolve(request)
