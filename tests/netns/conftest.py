@@ -17,16 +17,17 @@ from bangerd.model.vm import VM
 def state() -> dict[str, str]:
     """What of a namespace's network banger could change, as text."""
     links = [
-        {key: link.get(key) for key in ("ifname", "address", "mtu", "master", "flags", "linkinfo")}
+        (link["ifname"], link["address"], link["mtu"], link.get("master"), "UP" in link["flags"],
+         link.get("linkinfo", {}).get("info_kind"))
         for link in json.loads(lab.run("ip", "-j", "-d", "link"))
-    ]
+    ]  # fmt: skip
     conf = Path("/proc/sys/net/ipv4/conf").glob("*/forwarding")
     return {
-        "links": json.dumps(
-            [{**link, "linkinfo": (link["linkinfo"] or {}).get("info_kind")} for link in links]
+        "links": "\n".join(sorted(str(link) for link in links)),
+        "addresses": "\n".join(
+            sorted(line.split(None, 1)[1] for line in lab.run("ip", "-o", "-4", "addr").splitlines())
         ),
-        "addresses": lab.run("ip", "-o", "-4", "addr"),
-        "routes": lab.run("ip", "route", "show", "table", "all"),
+        "routes": lab.run("ip", "-4", "route", "show", "table", "all"),
         "policy rules": lab.run("ip", "rule"),
         "nft": lab.run("nft", "--stateless", "list", "ruleset"),
         "forwarding": json.dumps({str(path): path.read_text() for path in sorted(conf)}),
@@ -90,12 +91,14 @@ async def network(host: Netns, tmp_path: Path) -> AsyncIterator[HostNetwork]:
 
 @pytest.fixture
 def boot(host: Netns) -> Iterator[Callable[[VM], Guest]]:
-    """Put a guest behind the tap of a VM."""
+    """Put a guest behind the tap of a VM, and wait until the bridge has seen that it is there."""
     guests = []
 
     def booted(vm: VM) -> Guest:
-        guests.append(Guest(vm))
-        return guests[-1]
+        guest = Guest(vm)
+        guests.append(guest)
+        lab.until(lambda: guest.ns.ping(lab.GATEWAY, timeout=0.1), f"{vm.tap} to pass frames")
+        return guest
 
     yield booted
     for guest in guests:

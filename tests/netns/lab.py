@@ -3,13 +3,15 @@
 import ctypes
 import fcntl
 import ipaddress
+import itertools
 import os
 import select
 import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from types import TracebackType
 
@@ -19,6 +21,7 @@ from bangerd.model.vm import GIB, MIB, VM, Desired, VMSpec
 _CLONE_NEWNET = 0x40000000
 _TUNSETIFF = 0x400454CA
 _IFF_TAP, _IFF_NO_PI = 0x0002, 0x1000
+_idents = itertools.count(1)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # The machine that banger runs on, its router, and a server somewhere (TEST-NET-1 and -2, RFC 5737).
@@ -54,7 +57,7 @@ class Netns:
         finally:
             _setns(before)
             os.close(before)
-        self._entered: list[int] = []
+        self._before: list[int | None] = []
         with self:
             ip("link set lo up\n")
 
@@ -66,16 +69,21 @@ class Netns:
         os.close(self._fd)
 
     def __enter__(self) -> "Netns":
-        self._entered.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY))
-        _setns(self._fd)
+        if os.path.sameopenfile(self._fd, here := os.open("/proc/thread-self/ns/net", os.O_RDONLY)):
+            os.close(here)
+            self._before.append(None)  # nothing to do, which an unprivileged user can
+        else:
+            _setns(self._fd)
+            self._before.append(here)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        before = self._entered.pop()
-        _setns(before)
-        os.close(before)
+        before = self._before.pop()
+        if before is not None:
+            _setns(before)
+            os.close(before)
 
     def tcp_server(self, address: str, port: int) -> socket.socket:
         with self:
@@ -106,15 +114,15 @@ class Netns:
             sock.settimeout(timeout)
             if source:
                 sock.bind((source, 0))
-            ident = threading.get_native_id() & 0xFFFF
+            ident = next(_idents) & 0xFFFF  # each a flow of its own
             try:
                 sock.sendto(echo_request(ident), (address, 0))
                 while True:
                     packet, (sender, _) = sock.recvfrom(2048)
-                    kind = packet[20]
+                    kind, about = packet[20], packet[44:48]  # about: whereto went what an error complains of
                     if kind == 0 and sender == address and packet[24:26] == struct.pack(">H", ident):
                         return True
-                    if kind in {3, 11}:
+                    if kind in {3, 11} and about == ipaddress.IPv4Address(address).packed:
                         return False
             except OSError:
                 return False
@@ -172,6 +180,21 @@ def open_tap(name: str) -> int:
         raise
     os.set_blocking(fd, False)
     return fd
+
+
+def capture(interface: str) -> socket.socket:
+    """All frames of an interface of the current namespace, in both directions."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0003))
+    sock.bind((interface, 0))
+    sock.settimeout(2)
+    return sock
+
+
+def until(met: Callable[[], bool], what: str, *, timeout: float = 5.0) -> None:
+    """Wait for what the kernel does in its own time (a link's carrier)."""
+    deadline = time.monotonic() + timeout
+    while not met():
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
 
 
 class Guest:

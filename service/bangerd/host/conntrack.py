@@ -17,13 +17,12 @@ _REQUEST, _ACK, _DUMP = 0x1, 0x4, 0x300
 _NESTED = 0x8000
 _TUPLE_ORIG, _TUPLE_IP, _FILTER, _FILTER_ORIG_FLAGS = 1, 1, 25, 1
 _ZONE = 18
-# Attribute of an address in a tuple, and the filter's flag that says it counts (enum in nfnetlink_conntrack.h).
-_SOURCE, _DESTINATION = (1, 1 << 0), (2, 1 << 1)
+_IP_V4_SOURCE, _COUNT_SOURCE = 1, 1 << 0
 _HEADER = struct.Struct("=IHHII")
 
 
 async def forget(address: str) -> None:
-    """Delete all tracked flows from or to this IPv4 address. In a thread: the kernel walks its whole table."""
+    """Delete all tracked flows that this IPv4 address began. In a thread: the kernel walks its whole table."""
     await asyncio.to_thread(_forget, address)
 
 
@@ -31,22 +30,20 @@ def _forget(address: str) -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as sock:
         sock.bind((0, 0))
         try:
-            for end in (_SOURCE, _DESTINATION):
-                # Kernels before 6.8 cannot delete by filter, only list by it.
-                for flow in list(_dump(sock, address, end)):
-                    _ask(sock, _DELETE, _REQUEST | _ACK, flow)
-                    list(_answers(sock))
+            # Kernels before 6.8 cannot delete by filter, only list by it.
+            for flow in list(_dump(sock, address)):
+                _ask(sock, _DELETE, _REQUEST | _ACK, flow)
+                list(_answers(sock))
         except OSError as exc:
             # No connection tracking in the kernel, then no flows either; else the flow ends by its timeout.
             log.warning("cannot forget old flows of %s: %s", address, exc.strerror or exc)
 
 
-def _dump(sock: socket.socket, address: str, end: tuple[int, int]) -> Iterator[bytes]:
+def _dump(sock: socket.socket, address: str) -> Iterator[bytes]:
     """What identifies each flow of an address: its original tuple and zone, as attributes."""
-    attribute, flag = end
-    packed = _attr(attribute, IPv4Address(address).packed)
-    wanted = _attr(_TUPLE_ORIG | _NESTED, _attr(_TUPLE_IP | _NESTED, packed))
-    only = _attr(_FILTER | _NESTED, _attr(_FILTER_ORIG_FLAGS, struct.pack("=I", flag)))
+    source = _attr(_IP_V4_SOURCE, IPv4Address(address).packed)
+    wanted = _attr(_TUPLE_ORIG | _NESTED, _attr(_TUPLE_IP | _NESTED, source))
+    only = _attr(_FILTER | _NESTED, _attr(_FILTER_ORIG_FLAGS, struct.pack("=I", _COUNT_SOURCE)))
     _ask(sock, _GET, _REQUEST | _DUMP, wanted + only)
     for body in _answers(sock):
         found = {kind & 0x3FFF: whole for kind, whole in _attrs(body[4:])}

@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv4Network
@@ -30,6 +30,7 @@ _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x4000, 0x8
 _NO_IPV6 = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}  # no link-local address
 _ANY = "0.0.0.0"  # noqa: S104, a default route has no destination
 _PERMANENT = ndmsg.states["permanent"]
+_STATIC = ndmsg.states["noarp"] | ndmsg.states["reachable"]  # a permanent one would mean the host itself
 
 # The policy rule that keeps the host from routing between VMs. systemd-networkd removes rules that it does not
 # know, unless their protocol is "kernel".
@@ -123,17 +124,27 @@ def names(prefix: str) -> list[str]:
     return [name for _, name in socket.if_nameindex() if name.startswith(prefix)]
 
 
+def exists(name: str) -> bool:
+    try:
+        return socket.if_nametoindex(name) > 0
+    except OSError:
+        return False
+
+
+def _index(name: str) -> int:
+    """The index of an interface that has to exist."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        raise StepFailed(
+            f"the interface {name} is gone: another program removed it; start the VM again"
+        ) from None
+
+
 async def find(name: str) -> Link | None:
     """The interface with this name, if there is one. Raises StepFailed."""
     async with _netlink(f"look at {name}") as ipr:
         return await _find(ipr, name)
-
-
-async def _must_find(ipr: AsyncIPRoute, name: str) -> Link:
-    link = await _find(ipr, name)
-    if link is None:
-        raise StepFailed(f"the interface {name} is gone: another program removed it; start the VM again")
-    return link
 
 
 async def _find(ipr: AsyncIPRoute, name: str) -> Link | None:
@@ -221,8 +232,8 @@ async def ensure_bridge(pool: Pool) -> Link:
                 "add", ifname=BRIDGE, kind="bridge", address=BRIDGE_MAC,
                 br_stp_state=0, br_forward_delay=0, br_mcast_snooping=0,
             )  # fmt: skip
-            bridge = await _must_find(ipr, BRIDGE)
-        if bridge.kind != "bridge":
+            bridge = await _find(ipr, BRIDGE)
+        if bridge is None or bridge.kind != "bridge":
             raise StepFailed(f"an interface {BRIDGE} exists and is not banger's bridge; rename or remove it")
         # Before it has an address: guests reach nothing of the host through it, and nothing routes between them.
         await _set_conf(ipr, bridge.index, _BRIDGE_CONF)
@@ -307,42 +318,41 @@ async def create_tap(name: str, draft: str, uid: int, mac: str) -> None:
     try:
         async with _netlink(f"make the tap {name}") as ipr:
             _create_tap(draft, uid)
-            tap = await _must_find(ipr, draft)
-            await _attach(ipr, tap, await _must_find(ipr, BRIDGE), mac)
-            await ipr.link("set", index=tap.index, ifname=name)
+            tap = _index(draft)
+            await _attach(ipr, tap, _index(BRIDGE), mac)
+            await ipr.link("set", index=tap, ifname=name)
     except BaseException:
         await delete(draft)
         raise
 
 
-async def _attach(ipr: AsyncIPRoute, tap: Link, bridge: Link, mac: str) -> None:
-    await ipr.link("set", index=tap.index, master=bridge.index, IFLA_AF_SPEC=_NO_IPV6)
+async def _attach(ipr: AsyncIPRoute, tap: int, bridge: int, mac: str) -> None:
+    await ipr.link("set", index=tap, master=bridge, IFLA_AF_SPEC=_NO_IPV6)
     # Nothing is flooded: the host knows its guests (set_neighbours), and they have no others to hear.
-    await ipr.brport(
-        "set", index=tap.index, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0
-    )
-    await ipr.fdb("replace", ifindex=tap.index, lladdr=mac, flags=ndmsg.flags["master"])
+    await ipr.brport("set", index=tap, isolated=1, learning=0, unicast_flood=0, mcast_flood=0, bcast_flood=0)
+    await ipr.fdb("replace", ifindex=tap, lladdr=mac, flags=ndmsg.flags["master"], state=_STATIC)
 
 
 async def attach_taps(macs: dict[str, str]) -> None:
     """Put those of these taps (name to guest's MAC) that exist back on the bridge if they are not. StepFailed."""
     async with _netlink(f"put taps back on {BRIDGE}") as ipr:
-        bridge = await _must_find(ipr, BRIDGE)
+        bridge = _index(BRIDGE)
         for name, mac in macs.items():
             tap = await _find(ipr, name)
-            if tap is not None and tap.master != bridge.index:
+            if tap is not None and tap.master != bridge:
                 # Down first: as a port that is not yet isolated it would reach others.
                 await ipr.link("set", index=tap.index, state="down")
-                await _attach(ipr, tap, bridge, mac)
+                await _attach(ipr, tap.index, bridge, mac)
                 await ipr.link("set", index=tap.index, state="up")
 
 
-async def set_up(name: str) -> None:
-    """Bring an interface up; nothing if it is gone."""
-    async with _netlink(f"bring {name} up") as ipr:
-        link = await _find(ipr, name)
-        if link is not None:
-            await ipr.link("set", index=link.index, state="up")
+async def set_up(wanted: Iterable[str]) -> None:
+    """Bring interfaces up; those that are gone are no error."""
+    async with _netlink("bring taps up") as ipr:
+        indexes = {name: index for index, name in socket.if_nameindex()}
+        for name in wanted:
+            if name in indexes:
+                await ipr.link("set", index=indexes[name], state="up")
 
 
 def _delete(name: str) -> None:
@@ -356,23 +366,21 @@ def _delete(name: str) -> None:
 
 async def delete(name: str) -> None:
     """Remove an interface; nothing if there is none. In a thread: the kernel takes 20 ms for one, and waits."""
-    if name in names(name):
+    if exists(name):
         await asyncio.to_thread(_delete, name)
 
 
 async def set_neighbours(wanted: dict[str, str]) -> None:
     """Make the bridge's static ARP entries exactly these (address to MAC): nobody is asked, nobody can claim."""
     async with _netlink("set the guests' ARP entries") as ipr:
-        bridge = await _must_find(ipr, BRIDGE)
+        bridge = _index(BRIDGE)
         held = {
             message.get_attr("NDA_DST"): message.get_attr("NDA_LLADDR")
-            async for message in await ipr.neigh(
-                "dump", family=socket.AF_INET, match={"ifindex": bridge.index}
-            )
+            async for message in await ipr.neigh("dump", family=socket.AF_INET, match={"ifindex": bridge})
             if message["state"] & _PERMANENT
         }
         for address in held.keys() - wanted.keys():
-            await ipr.neigh("del", ifindex=bridge.index, dst=address)
+            await ipr.neigh("del", ifindex=bridge, dst=address)
         for address, mac in wanted.items():
             if held.get(address) != mac:
-                await ipr.neigh("replace", ifindex=bridge.index, dst=address, lladdr=mac, state=_PERMANENT)
+                await ipr.neigh("replace", ifindex=bridge, dst=address, lladdr=mac, state=_PERMANENT)

@@ -54,16 +54,16 @@ class HostNetwork:
         Raises HostNotReady when the pool collides with the host's networks, StepFailed.
         """
         async with self._lock:
-            bridge = await netlink.find(BRIDGE) or await self._make_bridge()
-            tap = await netlink.find(vm.tap)
-            if tap is not None:
-                if tap.owner == vm.uid and tap.master == bridge.index:
+            if not netlink.exists(BRIDGE):
+                await self._make_bridge()
+            if netlink.exists(vm.tap):
+                if await self._is_whole(vm):
                     return
                 await netlink.delete(vm.tap)
-            if vm.address:
-                # Flows of whoever had the address before are not this VM's.
-                await conntrack.forget(vm.address)
-            await netlink.create_tap(vm.tap, _DRAFT_PREFIX + vm.sid, vm.uid, vm.mac)
+            make = netlink.create_tap(vm.tap, _DRAFT_PREFIX + vm.sid, vm.uid, vm.mac)
+            # Flows of whoever had the address before are not this VM's.
+            forget = conntrack.forget(vm.address) if vm.address else asyncio.sleep(0)
+            await asyncio.gather(make, forget)
             if self._down is not None:
                 self._down.add(vm.tap)
 
@@ -130,6 +130,10 @@ class HostNetwork:
         else:
             await self._take_down()
 
+    async def _is_whole(self, vm: VM) -> bool:
+        bridge, tap = await netlink.find(BRIDGE), await netlink.find(vm.tap)
+        return bool(bridge and tap and tap.master == bridge.index and tap.owner == vm.uid)
+
     async def _make_bridge(self) -> netlink.Link:
         check_free(self.pool, await netlink.host_addresses(), await netlink.host_routes())
         return await netlink.ensure_bridge(self.pool)
@@ -140,7 +144,7 @@ class HostNetwork:
         if self._watch.drain().rules_lost:
             self._loaded = ""
         await self._drop_drafts()
-        fresh = await netlink.find(BRIDGE) is None
+        fresh = not netlink.exists(BRIDGE)
         bridge = await (self._make_bridge() if fresh else netlink.ensure_bridge(self.pool))
         links = await self._uplink_links()
         self._watch.follow(bridge.index, [link.index for link in links])
@@ -152,8 +156,7 @@ class HostNetwork:
         if fresh or self._down is None:
             # Another program may have removed the bridge: running VMs hold on to their taps.
             await netlink.attach_taps({vm.tap: vm.mac for vm in vms})
-        for name in netlink.names(TAP_PREFIX) if self._down is None else sorted(self._down):
-            await netlink.set_up(name)
+        await netlink.set_up(netlink.names(TAP_PREFIX) if self._down is None else sorted(self._down))
         self._down = set()
 
     async def _load(self, vms: Sequence[VM], links: Sequence[netlink.Link]) -> None:
