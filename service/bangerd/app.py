@@ -12,10 +12,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import sdnotify
-from dbus_next.aio.message_bus import MessageBus
 
 from bangerd import config as configuration
 from bangerd.bus.core import Core
+from bangerd.bus.link import Link
 from bangerd.bus.server import Server
 from bangerd.core.doctor import Doctor
 from bangerd.core.effects import Ports
@@ -31,7 +31,7 @@ from bangerd.host.network import HostNetwork
 from bangerd.host.qemu import Qemu, find_qemu
 from bangerd.host.shims import ShimClients
 from bangerd.host.supervisor import ProcessSupervisor
-from bangerd.host.systemd import SystemdSupervisor
+from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
 from bangerd.model.errors import BangerError
 from bangerd.store.database import Database
 from bangerd.store.vms import VMRows
@@ -110,7 +110,7 @@ async def serve(options: Options) -> None:
     await database.open()
     disks = DiskFiles(options.state_dir, options.runtime_dir)
     host = HostFacts((options.state_dir / "vm", options.runtime_dir / "vm"))
-    supervisor = await _supervisor(options)
+    supervisor, systemd = await _supervisor(options)
     network = HostNetwork(config.subnet, options.runtime_dir)
     shims = ShimClients(disks)
     library = ImageLibrary(
@@ -152,7 +152,7 @@ async def serve(options: Options) -> None:
         await server.publish()
         notify.notify("READY=1")
         log.info("ready: %s with %s, %d VMs", ports.vmm.name, ports.vmm.accelerator, len(vms.all()))
-        await _until(stop, server, vms, notify)
+        await _until(stop, server, systemd, vms, notify)
     finally:
         notify.notify("STOPPING=1")
         await server.close()
@@ -160,13 +160,19 @@ async def serve(options: Options) -> None:
         await vms.close()
         await shims.close()
         await supervisor.close()
+        if systemd is not None:
+            systemd.close()
         await database.close()
         os.close(lock)
 
 
-async def _until(stop: asyncio.Event, server: Server, vms: VMs, notify: sdnotify.SystemdNotifier) -> None:
+async def _until(
+    stop: asyncio.Event, server: Server, systemd: Link | None, vms: VMs, notify: sdnotify.SystemdNotifier
+) -> None:
     """Keep the status line and the watchdog fed until told to stop, or until the bus is gone."""
     ended = {asyncio.create_task(stop.wait()), asyncio.create_task(server.lost())}
+    if systemd is not None:
+        ended.add(asyncio.create_task(systemd.lost()))
     try:
         while True:
             notify.notify(f"WATCHDOG=1\nSTATUS={vms.summary()}")
@@ -179,12 +185,18 @@ async def _until(stop: asyncio.Event, server: Server, vms: VMs, notify: sdnotify
         await asyncio.wait(ended)
 
 
-async def _supervisor(options: Options) -> Supervisor:
+async def _supervisor(options: Options) -> tuple[Supervisor, Link | None]:
+    """With systemd's, the connection to it. Raises BangerError."""
     booted = Path("/run/systemd/system").is_dir()
-    if options.supervisor == "systemd" or (options.supervisor == "auto" and booted):
-        bus = MessageBus(bus_address=options.bus_address, negotiate_unix_fd=True)
-        return await SystemdSupervisor.connect(await bus.connect())
-    return ProcessSupervisor(options.runtime_dir)
+    if options.supervisor != "systemd" and not (options.supervisor == "auto" and booted):
+        return ProcessSupervisor(options.runtime_dir), None
+    supervisor = SystemdSupervisor()
+    try:
+        link = await Link.open(options.bus_address, SYSTEMD, supervisor.on_signal)
+    except (ConnectionError, ValueError) as exc:
+        raise BangerError(f"systemd cannot be reached over {options.bus_address}: {exc}") from exc
+    await supervisor.open(link)
+    return supervisor, link
 
 
 def _lock(runtime_dir: Path) -> int:

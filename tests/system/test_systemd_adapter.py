@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from dbus_next.aio.message_bus import MessageBus
 from tests.system.machine import Machine
 from tests.system.supervisor_contract import STAND_IN, Rig, SupervisorContract
 
+from bangerd.bus.link import Link
 from bangerd.core.ports import Supervisor
-from bangerd.host.systemd import SystemdSupervisor
+from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
 
 SHIM = Path("/usr/local/lib/banger-test-shim")
 
@@ -20,10 +20,13 @@ async def rig(machine: Machine) -> AsyncIterator[Rig]:
     machine.copy_in(STAND_IN, str(SHIM))
     machine.run("chmod", "755", str(SHIM))
     machine.run("mkdir", "-p", "-m", "711", "/run/banger", "/run/banger/vm", "/var/lib/banger")
-    bus = await MessageBus(machine.bus_address, negotiate_unix_fd=True).connect()
+    links: list[Link] = []
 
     async def again() -> Supervisor:
-        return await SystemdSupervisor.connect(bus)
+        supervisor = SystemdSupervisor()
+        links.append(await Link.open(machine.bus_address, SYSTEMD, supervisor.on_signal))
+        await supervisor.open(links[-1])
+        return supervisor
 
     def outside(path: Path) -> Path:
         return Path(f"/proc/{machine.leader}/root{path}")
@@ -35,12 +38,27 @@ async def rig(machine: Machine) -> AsyncIterator[Rig]:
             await rig.supervisor.stop(sid)
         await rig.supervisor.close()
     finally:
-        bus.disconnect()  # type: ignore[no-untyped-call]
-        await bus.wait_for_disconnect()  # type: ignore[no-untyped-call]
-        bus._stream.close()  # dbus-next 0.2.3 shuts its socket down, and leaves it open
-        bus._sock.close()
+        for link in links:
+            link.close()
         shutil.rmtree(outside(Path("/run/banger/vm")))
 
 
 class TestSystemdSupervisor(SupervisorContract):
-    pass
+    async def test_signals_of_others_are_not_believed(self, rig: Rig, machine: Machine) -> None:
+        """Any user may send a signal straight to a connection, under any interface and member."""
+        rig.watch()
+        names = machine.run("busctl", "--unique", "--no-legend", "--no-pager").stdout
+        # Seen from inside, this process has no number there.
+        unique = [line.split()[0] for line in names.splitlines() if line.split()[1] in ("0", "-")]
+        assert unique
+        while not rig.changes.empty():
+            rig.changes.get_nowait()
+        for name in unique:
+            machine.run(
+                "busctl", "emit", f"--destination={name}", "/org/freedesktop/systemd1",
+                "org.freedesktop.systemd1.Manager", "UnitRemoved", "so",
+                "banger-vm-00000001.service", "/org/freedesktop/systemd1/unit/x",
+                user="nobody",
+            )  # fmt: skip
+        await rig.supervisor.list_sids()  # whatever was sent before has been read by now
+        assert rig.changes.empty()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.system.supervisor_contract import STAND_IN, Rig, SupervisorContract
+from tests.system.supervisor_contract import STAND_IN, UID, Rig, SupervisorContract
 
 from bangerd.core.ports import Supervisor
 from bangerd.host.supervisor import ProcessSupervisor
@@ -59,7 +59,7 @@ class TestProcessSupervisor(SupervisorContract):
         start = stat.rpartition(")")[2].split()[19]
         record = rig.runtime / "proc" / "00000001"
         record.write_text(said.format(self=os.getpid(), start=start))
-        os.chown(record, 0, 71901)
+        os.chown(record, 0, UID + 1)
         with record.open("r+b") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             rig.watch()

@@ -100,9 +100,16 @@ class Connection(MessageBus):
             raise Lost(f"the bus refused the connection: {self.unique_name}")
 
     async def ask(
-        self, peer: Peer, member: str, signature: str, body: list[Any], *, timeout_s: float = CALL_TIMEOUT_S
+        self,
+        peer: Peer,
+        member: str,
+        signature: str,
+        body: list[Any],
+        *,
+        fds: list[int] | None = None,
+        timeout_s: float = CALL_TIMEOUT_S,
     ) -> list[Any]:
-        """Call a method and return its reply's body. Raises DBusError, Lost, TimeoutError."""
+        """Call a method and return its reply's body; `fds` are handed over. Raises DBusError, Lost, TimeoutError."""
         serial = self.next_serial()
         reply: asyncio.Future[Message | None] = asyncio.get_running_loop().create_future()
 
@@ -113,9 +120,8 @@ class Connection(MessageBus):
         self._answerers[serial] = peer.name
         self._method_return_handlers[serial] = done
         try:
-            self.send(
-                message(MessageType.METHOD_CALL, **peer.fields(member, signature, body), serial=serial)
-            )
+            fields = peer.fields(member, signature, body)
+            self.send(message(MessageType.METHOD_CALL, **fields, serial=serial, unix_fds=fds))
             async with asyncio.timeout(timeout_s):
                 answer = await reply
         finally:

@@ -3,14 +3,11 @@
 import asyncio
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
-from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.errors import DBusError
-from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from bangerd.core.ports import UnitSpec
@@ -20,18 +17,15 @@ from bangerd.model.vm import Unit
 
 log = logging.getLogger(__name__)
 
-_NAME = "org.freedesktop.systemd1"
+SYSTEMD = "org.freedesktop.systemd1"
 _PATH = "/org/freedesktop/systemd1"
 _MANAGER = "org.freedesktop.systemd1.Manager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
-_BUS = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
-_PATTERN = "banger-vm-*.service"
 _UNIT_RE = re.compile(r"banger-vm-([0-9a-f]{8})\.service")
 _UNIT_PATH_RE = re.compile(r"/org/freedesktop/systemd1/unit/banger_2dvm_2d([0-9a-f]{8})_2eservice")
-_CHANGES = f"type='signal',sender='{_NAME}',interface='{_PROPERTIES}',member='PropertiesChanged',arg0='{_NAME}.Unit'"
+_CHANGES = f"sender='{SYSTEMD}',interface='{_PROPERTIES}',member='PropertiesChanged',arg0='{SYSTEMD}.Unit'"
 _NARROW_RULES = 256
 
-_CALL_S = 25.0
 _JOB_S = 60.0  # of a stop: TimeoutStopUSec and the final kill are within
 
 _STATES = {
@@ -45,36 +39,49 @@ _STATES = {
 _Job = tuple[str, str]  # object path, result
 
 
+class Bus(Protocol):
+    """A connection to systemd alone: bus/link.py. Signals of nobody else reach the listener it was opened with."""
+
+    async def call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: Sequence[Any] = (),
+        *,
+        fds: Sequence[int] = (),
+    ) -> list[Any]:
+        """Raises DBusError, ConnectionError, TimeoutError."""
+
+    async def add_match(self, rule: str) -> None: ...
+    def remove_match(self, rule: str) -> None: ...
+
+
 class SystemdSupervisor:
-    """ports.Supervisor. The bus is the caller's: connected, able to pass descriptors, closed by the caller."""
+    """ports.Supervisor. The bus is the caller's, who closes it and passes systemd's signals to `on_signal`."""
 
     isolates_owners = True
 
-    def __init__(self, bus: MessageBus, owner: str) -> None:
-        self._bus = bus
-        self._owner = owner  # systemd's unique name: a signal sent to us directly may come from anyone
+    def __init__(self) -> None:
+        self._bus: Bus | None = None
         self._waiting: dict[str, list[asyncio.Queue[_Job]]] = {}  # by unit name
         self._changed: Callable[[str], None] = _ignore
         self._watched: set[str] = set()
         self._all_watched = False
-        bus.add_message_handler(self._on_message)
 
-    @classmethod
-    async def connect(cls, bus: MessageBus) -> "SystemdSupervisor":
-        """Raises StepFailed when systemd cannot be reached on this bus."""
-        owner = (await _call(bus, _to_bus("GetNameOwner", _NAME)))[0]
-        supervisor = cls(bus, owner)
-        for rule in (
-            f"sender='{_NAME}',interface='{_MANAGER}',member='JobRemoved'",
-            f"sender='{_NAME}',interface='{_MANAGER}',member='UnitRemoved'",
-            f"sender='{_BUS[0]}',member='NameOwnerChanged',arg0='{_NAME}'",
-        ):
-            await _call(bus, _to_bus("AddMatch", f"type='signal',{rule}"))
-        with suppress(_AlreadySubscribed):
-            await supervisor._manager("Subscribe")
-        for sid in await supervisor.list_sids():
-            await supervisor._watch_unit(sid)
-        return supervisor
+    async def open(self, bus: Bus) -> None:
+        """Begin. Raises StepFailed when systemd does not answer."""
+        self._bus = bus
+        try:
+            for member in ("JobRemoved", "UnitRemoved"):
+                await bus.add_match(f"sender='{SYSTEMD}',interface='{_MANAGER}',member='{member}'")
+            with suppress(_AlreadySubscribed):
+                await self._manager("Subscribe")
+            for sid in await self.list_sids():
+                await self._watch_unit(sid)
+        except (DBusError, OSError) as exc:
+            raise StepFailed(f"systemd cannot be reached: {exc}") from exc
 
     async def start(self, spec: UnitSpec) -> None:
         """Return when the shim has been executed. Raises StepFailed that says what systemd made of it."""
@@ -86,7 +93,7 @@ class SystemdSupervisor:
             "StartTransientUnit",
             "ssa(sv)a(sa(sv))",
             [name, "fail", properties, []],
-            fds=[] if spec.lifeline is None else [spec.lifeline],
+            fds=() if spec.lifeline is None else (spec.lifeline,),
         )
         if result != "done":
             why = await self._why(sid)
@@ -112,21 +119,24 @@ class SystemdSupervisor:
             await self._manager("ResetFailedUnit", "s", [unit_name(sid)])
 
     async def observe(self, sid: str) -> Unit:
-        return (await self._list([unit_name(sid)])).get(sid, Unit.ABSENT)
+        return (await self._list(unit_name(sid))).get(sid, Unit.ABSENT)
 
     async def list_sids(self) -> frozenset[str]:
-        return frozenset(await self._list([_PATTERN]))
+        found: dict[str, Unit] = {}
+        # In sixteen parts, as the answer for a thousand units is longer than any that we read.
+        for digit in "0123456789abcdef":
+            found |= await self._list(unit_name(f"{digit}*"))
+        return frozenset(found)
 
     def watch(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
 
     async def close(self) -> None:
-        """Stop listening; the units go on."""
-        self._bus.remove_message_handler(self._on_message)
+        """Stop telling; the units go on."""
         self._changed = _ignore
 
-    async def _list(self, patterns: list[str]) -> dict[str, Unit]:
-        body = await self._manager("ListUnitsByPatterns", "asas", [[], patterns])
+    async def _list(self, pattern: str) -> dict[str, Unit]:
+        body = await self._manager("ListUnitsByPatterns", "asas", [[], [pattern]])
         found = {}
         for name, _description, _load, active, *_ in body[0]:
             match = _UNIT_RE.fullmatch(name)
@@ -135,7 +145,7 @@ class SystemdSupervisor:
         return found
 
     async def _job(
-        self, name: str, member: str, signature: str, body: list[Any], *, fds: list[int] | None = None
+        self, name: str, member: str, signature: str, body: list[Any], *, fds: Sequence[int] = ()
     ) -> str:
         """Queue a job and return its result. Listens before it asks: a job can be over before its reply is read."""
         queue: asyncio.Queue[_Job] = asyncio.Queue()
@@ -156,11 +166,8 @@ class SystemdSupervisor:
 
     async def _why(self, sid: str) -> str:
         """The unit's own words, as far as it still has them."""
-        message = Message(
-            _NAME, _unit_path(sid), _PROPERTIES, "GetAll", signature="s", body=[f"{_NAME}.Service"]
-        )
         try:
-            body = await _call(self._bus, message)
+            body = await self._call(_unit_path(sid), _PROPERTIES, "GetAll", "s", [f"{SYSTEMD}.Service"])
         except StepFailed as exc:
             return str(exc)
         values = {key: variant.value for key, variant in body[0].items()}
@@ -171,7 +178,7 @@ class SystemdSupervisor:
 
         The bus allows 512 rules per connection: from some number of VMs on, one rule covers all units.
         """
-        if self._all_watched or sid in self._watched:
+        if self._all_watched or sid in self._watched or self._bus is None:
             return
         if len(self._watched) < _NARROW_RULES:
             self._watched.add(sid)
@@ -179,55 +186,59 @@ class SystemdSupervisor:
         else:
             self._all_watched = True
             rule = f"{_CHANGES},path_namespace='{_PATH}/unit'"
-        await _call(self._bus, _to_bus("AddMatch", rule))
+        try:
+            await self._bus.add_match(rule)
+        except (DBusError, OSError) as exc:  # the unit is none the worse; its end is seen later
+            log.warning("the end of %s will not be told at once: %s", unit_name(sid), exc)
 
-    def _unwatch_unit(self, sid: str) -> None:
-        if sid in self._watched:
-            self._watched.discard(sid)
-            message = _to_bus("RemoveMatch", _unit_rule(sid))
-            message.flags = MessageFlag.NO_REPLY_EXPECTED
-            self._bus.send(message)
-
-    def _on_message(self, message: Message) -> None:
-        """Sort out signals; everything else is for others."""
-        if message.message_type is not MessageType.SIGNAL:
-            return
-        key = (message.interface, message.member)
-        if message.sender == _BUS[0]:
-            if key == (_BUS[2], "NameOwnerChanged") and message.body[0] == _NAME:
-                self._owner = message.body[2]  # systemd re-executed itself; it keeps its subscribers
-            return
-        if message.sender != self._owner:
-            return
-        if key == (_MANAGER, "JobRemoved"):
-            _number, job, name, result = message.body
+    def on_signal(self, path: str, interface: str, member: str, body: list[Any]) -> None:
+        """One signal of systemd's."""
+        if (interface, member) == (_MANAGER, "JobRemoved"):
+            _number, job, name, result = body
             for queue in self._waiting.get(name, ()):
                 queue.put_nowait((job, result))
             self._notify(name)
-        elif key == (_MANAGER, "UnitRemoved"):
-            self._notify(message.body[0], removed=True)
-        elif key == (_PROPERTIES, "PropertiesChanged"):
-            self._notify(_name_of(message.path))
+        elif (interface, member) == (_MANAGER, "UnitRemoved"):
+            self._notify(body[0], removed=True)
+        elif (interface, member) == (_PROPERTIES, "PropertiesChanged"):
+            self._notify(_name_of(path))
 
     def _notify(self, name: str, *, removed: bool = False) -> None:
         match = _UNIT_RE.fullmatch(name)
-        if match:
-            if removed:
-                self._unwatch_unit(match[1])
-            self._changed(match[1])
+        if not match:
+            return
+        sid = match[1]
+        if removed and sid in self._watched and self._bus is not None:
+            self._watched.discard(sid)
+            self._bus.remove_match(_unit_rule(sid))
+        self._changed(sid)
 
     async def _manager(
-        self,
-        member: str,
-        signature: str = "",
-        body: list[Any] | None = None,
-        *,
-        fds: list[int] | None = None,
+        self, member: str, signature: str = "", body: Sequence[Any] = (), *, fds: Sequence[int] = ()
     ) -> list[Any]:
-        message = Message(
-            _NAME, _PATH, _MANAGER, member, signature=signature, body=body or [], unix_fds=fds or []
-        )
-        return await _call(self._bus, message)
+        return await self._call(_PATH, _MANAGER, member, signature, body, fds=fds)
+
+    async def _call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: Sequence[Any],
+        *,
+        fds: Sequence[int] = (),
+    ) -> list[Any]:
+        """Raises StepFailed with systemd's own text."""
+        if self._bus is None:
+            raise StepFailed(f"systemd was not asked for {member}: there is no connection to it")
+        try:
+            return await self._bus.call(path, interface, member, signature, body, fds=fds)
+        except DBusError as exc:
+            raise _KINDS.get(exc.type, StepFailed)(f"systemd refused {member}: {exc.text}") from exc
+        except TimeoutError:
+            raise StepFailed(f"systemd did not answer {member} in time") from None
+        except ConnectionError as exc:
+            raise StepFailed(f"the system bus failed during {member}: {exc}") from exc
 
 
 class _NoSuchUnit(StepFailed):
@@ -238,29 +249,7 @@ class _AlreadySubscribed(StepFailed):
     """This connection has asked for signals before."""
 
 
-_KINDS = {f"{_NAME}.NoSuchUnit": _NoSuchUnit, f"{_NAME}.AlreadySubscribed": _AlreadySubscribed}
-
-
-async def _call(bus: MessageBus, message: Message) -> list[Any]:
-    """One method call. Raises StepFailed with the error's own text; dbus-next itself knows no deadline."""
-    what = f"{message.member} of {message.destination}"
-    try:
-        async with asyncio.timeout(_CALL_S):
-            reply = await bus.call(message)
-    except TimeoutError:
-        raise StepFailed(f"{what} was not answered within {_CALL_S:g} s") from None
-    except (DBusError, OSError, EOFError) as exc:
-        raise StepFailed(f"the system bus failed during {what}: {exc}") from exc
-    if reply is None:
-        raise StepFailed(f"the system bus gave no answer to {what}")
-    if reply.message_type is MessageType.ERROR:
-        text = reply.body[0] if reply.body and isinstance(reply.body[0], str) else reply.error_name
-        raise _KINDS.get(reply.error_name, StepFailed)(f"{what} was refused: {text}")
-    return list(reply.body)
-
-
-def _to_bus(member: str, argument: str) -> Message:
-    return Message(*_BUS, member, signature="s", body=[argument])
+_KINDS = {f"{SYSTEMD}.NoSuchUnit": _NoSuchUnit, f"{SYSTEMD}.AlreadySubscribed": _AlreadySubscribed}
 
 
 def _ignore(_sid: str) -> None:
