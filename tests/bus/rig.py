@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 TOP = Path(__file__).parents[2]
 POLKITD = "/usr/lib/polkit-1/polkitd"
@@ -53,6 +54,7 @@ CONFIG = """\
   </policy>
   <include>/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
   <include>{policy}</include>
+  {limits}
 </busconfig>
 """
 
@@ -66,8 +68,18 @@ class Rig:
 
 
 @contextmanager
-def rig(folder: Path, rules: Sequence[Path] = (), *, polkit: bool = True) -> Iterator[Rig]:
-    """Bus and polkitd in `folder`; `rules` are the rules that polkitd knows, beside that for the boss."""
+def rig(rules: Sequence[Path] = (), *, polkit: bool = True, limits: str = "") -> Iterator[Rig]:
+    """`rules` are the rules that polkitd knows, beside that for the boss; `limits` are lines of the bus's config."""
+    # pytest's own folders are for its user alone, and other users come to this one.
+    with (
+        TemporaryDirectory(prefix="banger-bus-") as folder,
+        _running(Path(folder), rules, polkit=polkit, limits=limits) as bus,
+    ):
+        yield bus
+
+
+@contextmanager
+def _running(folder: Path, rules: Sequence[Path], *, polkit: bool, limits: str) -> Iterator[Rig]:
     folder.chmod(0o711)
     for name in ("actions", "rules.d"):
         (folder / name).mkdir(mode=0o755)
@@ -80,7 +92,7 @@ def rig(folder: Path, rules: Sequence[Path] = (), *, polkit: bool = True) -> Ite
     (folder / "group").write_text(_system_accounts("/etc/group") + GROUP)
     socket = folder / "bus"
     policy = TOP / "packaging/dbus/com.thaloco.Banger1.conf"
-    (folder / "bus.conf").write_text(CONFIG.format(socket=socket, policy=policy))
+    (folder / "bus.conf").write_text(CONFIG.format(socket=socket, policy=policy, limits=limits))
     address = f"unix:path={socket}"
     with (folder / "log").open("wb") as log:
         bus = subprocess.Popen(

@@ -40,12 +40,15 @@ def reply_for(header: Header, exc: BaseException) -> Message:
 
 
 def error_reply(header: Header, name: str, text: str) -> Message:
-    text = text[:TEXT_LIMIT].encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")
+    """`text` may hold what a caller or a guest wrote: what is not printable is escaped, and it is cut."""
+    shown = "".join(
+        one if one.isprintable() or one == "\n" else f"{one!a}"[1:-1] for one in text[:TEXT_LIMIT]
+    )
     return message(
         MessageType.ERROR,
         reply_serial=header.serial,
         destination=header.sender,
         error_name=name,
         signature="s",
-        body=[text],
+        body=[shown],
     )
