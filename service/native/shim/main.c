@@ -14,6 +14,7 @@
 
 #include "loop.h"
 #include "notify.h"
+#include "notify.h"
 #include "options.h"
 #include "record.h"
 #include "shim.h"
@@ -34,7 +35,7 @@ static struct source signals, lifeline = {.fd = -1};
 static struct timer stop_timer, reboot_timer, flush_timer;
 static uint64_t reboots[REBOOTS_MAX];
 static unsigned reboot_count;
-static bool reboot_wanted, failed;
+static bool reboot_wanted, failed, recorded;
 
 int64_t shim_elapsed_ms(void)
 {
@@ -122,7 +123,7 @@ static void end(enum end_reason reason, int status)
 {
     shim.ended = true;
     failed = reason == END_FAILED;
-    record_write(reason, status, shim.ever_ready);
+    recorded = record_write(reason, status, shim.ever_ready);
     clients_end();
     flush_timer.fire = flush_over;
     timer_set(&flush_timer, FLUSH_MS);
@@ -242,6 +243,8 @@ int main(int argc, char **argv)
     shim.vsock_name = o.vsock_name;
     if (o.pid_fd >= 0 && !record_pid(o.pid_fd))
         fail("pid file");
+    if (o.ready_fd >= 0 && fcntl(o.ready_fd, F_SETFD, FD_CLOEXEC) < 0)
+        fail("--ready-fd");
     if (prctl(PR_SET_DUMPABLE, 0) < 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0)
         fail("prctl");
     umask(0); /* who may connect is a matter of the folder, and of the peer's uid */
@@ -258,10 +261,13 @@ int main(int argc, char **argv)
     if (!listen_on("control.sock", control_accept) || !listen_on("guest.sock", clients_accept))
         fail("control.sock, guest.sock");
     notify_ready(o.ready_fd);
+    notify_ready(o.ready_fd);
     if (!vmm_spawn())
         end(END_FAILED, 127);
     loop_run(after);
-    unlink("control.sock");
-    unlink("guest.sock");
+    if (recorded) { /* a socket without a record tells bangerd that the end is not known */
+        unlink("control.sock");
+        unlink("guest.sock");
+    }
     return failed;
 }

@@ -1,5 +1,6 @@
-/* Tells whoever started the shim that its sockets listen. */
+/* Telling whoever started the shim that its sockets listen. */
 #pragma once
 
-/* Writes "READY=1\n" to `fd` and closes it (-1: none), and sends the same to systemd, sd_notify(3), if it asked. */
+/* Writes READY=1 to `fd` (closed then; -1: none) and to systemd, if that asked for it by $NOTIFY_SOCKET (removed
+ * from the environment: the VMM has no business with it). */
 void notify_ready(int fd);

@@ -31,8 +31,8 @@ static unsigned long number(const char *text, unsigned long least, unsigned long
 void options_parse(struct options *o, int argc, char **argv)
 {
     static const struct option known[] = {
-        {"dir", required_argument, NULL, 'd'},   {"channel", required_argument, NULL, 'c'},
-        {"lifeline", no_argument, NULL, 'l'},    {"pid-fd", required_argument, NULL, 'p'},
+        {"dir", required_argument, NULL, 'd'},         {"channel", required_argument, NULL, 'c'},
+        {"lifeline", no_argument, NULL, 'l'},          {"pid-fd", required_argument, NULL, 'p'},
         {"console-max", required_argument, NULL, 'm'}, {"ready-fd", required_argument, NULL, 'r'},
         {NULL, 0, NULL, 0},
     };
@@ -45,6 +45,7 @@ void options_parse(struct options *o, int argc, char **argv)
         case 'c': channel = optarg; break;
         case 'l': o->lifeline = true; break;
         case 'p': o->pid_fd = (int)number(optarg, 3, 1 << 20, "--pid-fd is no descriptor above 2"); break;
+        case 'r': o->ready_fd = (int)number(optarg, 3, 1 << 20, "--ready-fd is no descriptor above 2"); break;
         case 'r': o->ready_fd = (int)number(optarg, 3, 1 << 20, "--ready-fd is no descriptor above 2"); break;
         case 'm':
             o->console_max = number(optarg, CONSOLE_LEAST, 1UL << 40, "--console-max is less than 4096 bytes");

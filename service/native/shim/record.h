@@ -9,5 +9,5 @@
 
 /* Writes "<pid> <start time>\n" to `fd`, and locks it (flock) for as long as this process lives. */
 bool record_pid(int fd);
-/* Writes the exit record in one piece. */
-void record_write(enum end_reason reason, int status, bool ready);
+/* Writes the exit record in one piece. False: it could not be written. */
+bool record_write(enum end_reason reason, int status, bool ready);
