@@ -14,7 +14,7 @@ from pathlib import Path
 from bangerd.host.facts import HostFacts
 from privatehost import TOP, HostError
 from tests.bench import facts
-from tests.bench.host import Host, running
+from tests.bench.host import running
 from tests.bench.parts import PARTS, Bench
 from tests.bench.stats import pairs, table
 from tests.guest.machine import build_library
@@ -65,7 +65,7 @@ def main() -> int:
         if any(PARTS[part].needs_image for part in args.parts):
             build_library(library)
         with scratch(cache) as folder, running(folder / "host", library) as host:
-            bench = Bench(host, cache, library, folder, args.n, args.stock_n)
+            bench = Bench(host, cache, folder, args.n, args.stock_n)
             try:
                 for part in args.parts:
                     for text in PARTS[part].run(bench):

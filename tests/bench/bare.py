@@ -1,10 +1,9 @@
 """The floor of `banger vm list`: a script that imports cyclopts and pydbus, and makes the same call."""
 
-import cyclopts
+import cyclopts  # noqa: F401 - for what that costs
 import pydbus
 from gi.repository import GLib
 
-assert cyclopts
 reply = pydbus.SystemBus().con.call_sync(
     "com.thaloco.Banger1",
     "/com/thaloco/Banger1",

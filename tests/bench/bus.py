@@ -1,9 +1,14 @@
 """What goes over the private bus while something is measured: dbus-monitor's timestamped profile, read and parsed."""
 
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from privatehost import PrivateHost
+
+# A call that nobody else makes: once the monitor tells of it, it has told of everything before it.
+LAST = "ListActivatableNames"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,29 +25,37 @@ class Message:
 
 
 @contextmanager
-def monitored(within: Sequence[str], address: str, env: Mapping[str, str]) -> Iterator[list[Message]]:
+def monitored(host: PrivateHost) -> Iterator[list[Message]]:
     """Yields a list that holds every message once the block has been left."""
-    argv = [*within, "dbus-monitor", "--address", address, "--profile"]
+    layout = host.layout
+    # It stamps a message when it reads it, so it should not have to wait for a CPU.
+    argv = [*layout.within, "nice", "-n", "-10", "dbus-monitor", "--address", layout.address, "--profile"]
     child = subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env=dict(env),
+        env=host.env,
     )
     assert child.stdout is not None
     messages: list[Message] = []
     with child, child.stdout:
-        for line in child.stdout:
-            # The bus tells a new monitor that it has lost its name: from here on it sees everything.
-            if "NameLost" in line:
-                break
         try:
+            for line in child.stdout:
+                # The bus tells a new monitor that it has lost its name: from here on it sees everything.
+                if "NameLost" in line:
+                    break
             yield messages
+            host.call(LAST)
+            for line in child.stdout:
+                found = parse(line)
+                if found is not None and found.member == LAST:
+                    break
+                if found is not None:
+                    messages.append(found)
         finally:
             child.terminate()
-            messages += [found for line in child.stdout if (found := parse(line))]
 
 
 def parse(line: str) -> Message | None:

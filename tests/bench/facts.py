@@ -15,7 +15,7 @@ def facts(accelerator: str) -> list[tuple[str, str]]:
     models = [line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
     return [
-        ("CPU", f"{len(os.sched_getaffinity(0))} × {models[0] if models else platform.machine()}"),
+        ("CPU", f"{len(os.sched_getaffinity(0))} x {models[0] if models else platform.machine()}"),
         ("memory", f"{memory:.1f} GiB"),
         ("kernel", platform.release()),
         ("system", _first(["sh", "-c", '. /etc/os-release; echo "$PRETTY_NAME"'])),

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 from bangerd.config import Config
 from bangerd.core.effects import Ports
@@ -41,17 +41,19 @@ class Run:
     start: float
     boot: Boot
     answered: float  # `true` has run
+    kernel_log: str  # of the guest, dmesg's
 
 
 class Floor:
-    """Cold boots. `folder` is its own, and on the file system on which the service's state is."""
+    """Cold boots. `folder` is its own, on the file system on which the service's state is; `state` has the images and
+    kernels that the service uses, as it has prepared them when it was started."""
 
-    def __init__(self, folder: Path, library: Path) -> None:
+    def __init__(self, folder: Path, state: Path) -> None:
         self.folder = folder
         self.host = HostFacts(())
         self.disks = DiskFiles(folder / "state", folder / "run")
         self.config = Config()
-        self.library = ImageLibrary(library, libexec_dir=LIBEXEC, systemd=False)
+        self.library = ImageLibrary(state, libexec_dir=LIBEXEC, systemd=False)
         self.vmm = Qemu(find_qemu(self.config.qemu_bin), self.disks, kvm=self.host.kvm()[0])
         self.launcher = Launcher(self._ports())
         self.vm = self._new_vm()
@@ -64,7 +66,7 @@ class Floor:
             vmm=self.vmm,
             shim=LIBEXEC / "banger-shim",
         )
-        return cast(Any, made)  # all that the launcher reads
+        return cast("Ports", made)  # all that the launcher reads
 
     def _new_vm(self) -> VM:
         """With the sizes that `banger vm run` gives when nothing is asked for."""
@@ -114,18 +116,17 @@ class Floor:
         start = time.time()
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=folder)
         try:
-            shim.appears(folder / "control.sock")
+            shim.appears(folder, "control.sock")
             boot = shim.watch(folder)
-            status = shim.execute(folder, "true")
+            shim.execute(folder, "true")
             answered = time.time()
+            kernel_log = shim.execute(folder, "dmesg").decode("utf-8", "replace")
         finally:
             process.terminate()  # ask the guest to power off, and
             process.terminate()  # have it killed at once
             process.wait()
             asyncio.run(self._remove())
-        if status:
-            raise RuntimeError(f"`true` ended with {status}")
-        return Run(start, boot, answered)
+        return Run(start, boot, answered, kernel_log)
 
     async def _prepare(self, seed: bytes) -> None:
         await self.disks.ensure_disk(self.vm)

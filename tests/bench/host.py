@@ -1,7 +1,7 @@
 """A private host for measuring: real bus, real polkitd, bangerd as root, and an unprivileged user who calls it.
 
-It lives in a network namespace with an uplink (a link with the default route, and nobody behind it), so that NAT and forwarding are
-made as on a real machine, and nothing of this machine is touched.
+It lives in a network namespace with an uplink (a link with the default route, and nobody behind it), so that NAT and
+forwarding are made as on a real machine, and nothing of this machine is touched.
 """
 
 import compileall
@@ -71,6 +71,18 @@ class Host:
     def __init__(self, machine: BenchMachine) -> None:
         self.machine = machine
         self.user = machine.user(ALICE)
+
+    def service_pid(self) -> int:
+        pid = self.machine.host.service_pid()
+        if pid is None:
+            raise RuntimeError(f"bangerd does not run: {self.machine.host.log_tail(20)}")
+        return pid
+
+    def bus_pid(self) -> int:
+        return self.machine.host._children[0].pid
+
+    def polkit_pid(self) -> int:
+        return self.machine.host._children[1].pid
 
     def turns(self, rounds: int, commands: Mapping[str, Sequence[str]]) -> list[Timed]:
         """Run the commands as the user, turn by turn."""

@@ -6,18 +6,23 @@ the shim's status. All their times are seconds since the epoch of one clock, so 
 
 import re
 import threading
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench import shim
 from tests.bench.bus import Message, monitored
+from tests.bench.cpu import children_ms, used_ms
 from tests.bench.host import Host, Timed
 from tests.bench.shim import Boot
 
 COMMAND = ("banger", "vm", "run", "--rm", "--", "true")
 _STEP = re.compile(r"^bangerd\.core\.machine: @([0-9.]+) ([0-9a-f]{8}): ([A-Z_]+)$", re.MULTILINE)
+
+UNIT = "unit: shim started"
+VMM = "VMM: exec until its devices are made"
+SESSION = "session: `true`, and its status"
+BOOT = "firmware, kernel, initrd, guest program: until its agent is ready"
 
 # What ends each phase. Every phase begins where the one before it ended, so that they add up to the total.
 PHASES = (
@@ -28,13 +33,12 @@ PHASES = (
     "disk",
     "run folder and seed",
     "tap and nft",
-    "unit: shim started",
-    "VMM: exec until its devices are made",
-    "firmware, kernel, initrd: until the guest says hello",
-    "guest set up: agent ready",
+    UNIT,
+    VMM,
+    BOOT,
     "bangerd and client take note",
     "VM.Exec, with its polkit check",
-    "session: `true`, and its status",
+    SESSION,
     "Delete, with its polkit check",
     "delete: VMM and shim ended",
     "delete: tap and nft",
@@ -45,9 +49,11 @@ PHASES = (
 
 @dataclass(frozen=True, slots=True)
 class Cold:
-    """One run: the length of each phase, all polkit checks together, and the whole, in milliseconds."""
+    """One run: the length of each phase, all polkit checks together, and the whole, in milliseconds; and the CPU time
+    of the processes that took part, without the VMM's."""
 
     phases: dict[str, float]
+    cpu: dict[str, float]
     polkit: float
     checks: int
     total: float
@@ -59,14 +65,23 @@ def traced(host: Host) -> Cold:
     layout = host.machine.layout
     log_size = layout.log.stat().st_size
     watcher = _Watcher(host.machine.run_folder)
-    with monitored(host.machine.netns.within, layout.address, host.machine.host.env) as messages:
+    with monitored(host.machine.host) as messages:
+        before = _used(host)
         watcher.start()
         run = host.once(*COMMAND)
         boot = watcher.result()
+        after = _used(host)
+    cpu = {"banger (client)": run.cpu * 1000, **{name: after[name] - before[name] for name in after}}
     with layout.log.open("rb") as file:
         file.seek(log_size)
         log = file.read().decode("utf-8", "replace")
-    return timeline(run, messages, steps(log), boot)
+    return timeline(run, messages, steps(log), boot, cpu)
+
+
+def _used(host: Host) -> dict[str, float]:
+    service = host.service_pid()
+    pids = {"bangerd": service, "dbus-daemon": host.bus_pid(), "polkitd": host.polkit_pid()}
+    return {name: used_ms(pid) for name, pid in pids.items()} | {"nft and the like": children_ms(service)}
 
 
 class _Watcher(threading.Thread):
@@ -79,13 +94,8 @@ class _Watcher(threading.Thread):
         self._error = ""
 
     def run(self) -> None:
-        deadline = time.monotonic() + shim.PATIENCE_S
         try:
-            while not (found := list(self._folder.glob("*/control.sock"))):
-                if time.monotonic() > deadline:
-                    raise RuntimeError("no VM appears")
-                time.sleep(shim.POLL_S)
-            self._boot = shim.watch(found[0].parent)
+            self._boot = shim.watch(shim.appears(self._folder, "*/control.sock").parent)
         except (RuntimeError, OSError) as exc:
             self._error = str(exc)
 
@@ -104,7 +114,9 @@ def steps(log: str) -> dict[str, float]:
     return found
 
 
-def timeline(run: Timed, messages: Iterable[Message], taken: dict[str, float], boot: Boot) -> Cold:
+def timeline(
+    run: Timed, messages: Iterable[Message], taken: dict[str, float], boot: Boot, cpu: dict[str, float]
+) -> Cold:
     """Put the witnesses' times in order. Raises RuntimeError when one of them missed something."""
     seen = list(messages)
     call = _caller(seen)
@@ -125,7 +137,6 @@ def timeline(run: Timed, messages: Iterable[Message], taken: dict[str, float], b
         taken["START_UNIT"],
         boot.spawned,
         boot.configured,
-        boot.hello,
         boot.ready,
         call("Exec").at,
         reply(call("Exec")).at,
@@ -144,6 +155,7 @@ def timeline(run: Timed, messages: Iterable[Message], taken: dict[str, float], b
     checks = [(reply(m).at - m.at) * 1000 for m in seen if m.member == "CheckAuthorization"]
     return Cold(
         lengths,
+        cpu,
         sum(checks),
         len(checks),
         (run.end - run.start) * 1000,

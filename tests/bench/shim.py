@@ -1,6 +1,5 @@
 """A shim's sockets, spoken to as root: wait until its guest is ready, and run a command there."""
 
-import re
 import socket
 import struct
 import time
@@ -21,18 +20,17 @@ class Boot:
 
     spawned: float  # the shim has started the VMM
     configured: float  # the VMM has made its devices' sockets
-    hello: float  # the guest program answers
-    ready: float  # it has set the guest up, and takes sessions
+    ready: float  # the guest program has set the guest up, and takes sessions
 
 
-def appears(path: Path, gone: "object" = None) -> None:
-    """Return when there is such a socket. Raises RuntimeError."""
-    del gone
+def appears(folder: Path, pattern: str) -> Path:
+    """Return the first path below `folder` that fits, as soon as there is one. Raises RuntimeError."""
     deadline = time.monotonic() + PATIENCE_S
-    while not path.is_socket():
+    while (found := next(folder.glob(pattern), None)) is None:
         if time.monotonic() > deadline:
-            raise RuntimeError(f"{path} does not appear")
+            raise RuntimeError(f"no {pattern} appears in {folder}")
         time.sleep(POLL_S)
+    return found
 
 
 def watch(folder: Path) -> Boot:
@@ -54,11 +52,12 @@ def _boot(folder: Path, now: float, timings: dict[str, int]) -> Boot:
     start = now - timings["ready"] / 1000
     # QEMU makes its QMP socket when its command line is read and before it starts the machine.
     qmp = (folder / "qmp.sock").lstat().st_ctime
-    return Boot(start + timings["spawn"] / 1000, qmp, start + timings["hello"] / 1000, now)
+    return Boot(start + timings["spawn"] / 1000, qmp, now)
 
 
-def execute(folder: Path, *argv: str) -> int:
-    """Run a command in the guest and return its status. Raises RuntimeError."""
+def execute(folder: Path, *argv: str) -> bytes:
+    """Run a command in the guest; what it wrote to its standard output. Raises RuntimeError when it fails."""
+    out = bytearray()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(PATIENCE_S)
         sock.connect(str(folder / "guest.sock"))
@@ -70,18 +69,10 @@ def execute(folder: Path, *argv: str) -> int:
             while header := stream.read(_HEADER.size):
                 kind, length = _HEADER.unpack(header)
                 payload = stream.read(length)
+                if kind == session.STDOUT:
+                    out += payload
+                if kind == session.ERROR or (kind == session.EXIT and payload != bytes(8)):
+                    raise RuntimeError(f"{' '.join(argv)} failed in the guest: {payload!r}")
                 if kind == session.EXIT:
-                    how, value = struct.unpack("<II", payload)
-                    return int(value) + (128 if how else 0)
-                if kind == session.ERROR:
-                    raise RuntimeError(f"the guest did not run {argv}: {payload[4:]!r}")
+                    return bytes(out)
     raise RuntimeError("the session broke off")
-
-
-def exit_reason(folder: Path) -> str:
-    """What the exit record says, for errors."""
-    try:
-        found = re.search(r"reason=(\S+)", (folder / "exit").read_text())
-    except FileNotFoundError:
-        return "no exit record"
-    return found[1] if found else "unreadable exit record"

@@ -1,7 +1,7 @@
 """Samples, their median and least, and tables of them for people."""
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -22,6 +22,15 @@ class Series:
     @property
     def least(self) -> float:
         return min(self.samples)
+
+
+class Sheet(dict[str, Series]):
+    """Series by name."""
+
+    def add(self, turn: Mapping[str, float]) -> None:
+        """One turn's durations, in milliseconds."""
+        for name, length in turn.items():
+            self.setdefault(name, Series(name)).add(length)
 
 
 @dataclass(frozen=True, slots=True)
