@@ -6,7 +6,6 @@ import re
 MARKS = (
     ("guest kernel: until /init", r"Run /init as init process"),
     ("guest program: until the VM's disk is mounted", r"EXT4-fs \(\w+\): mounted"),
-    ("guest program: until the image's init logs", r"systemd\[1\]: "),
 )
 
 
