@@ -14,7 +14,6 @@
 
 #include "loop.h"
 #include "notify.h"
-#include "notify.h"
 #include "options.h"
 #include "record.h"
 #include "shim.h"
@@ -260,7 +259,6 @@ int main(int argc, char **argv)
         fail("console.log, vmm.log");
     if (!listen_on("control.sock", control_accept) || !listen_on("guest.sock", clients_accept))
         fail("control.sock, guest.sock");
-    notify_ready(o.ready_fd);
     notify_ready(o.ready_fd);
     if (!vmm_spawn())
         end(END_FAILED, 127);

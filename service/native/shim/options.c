@@ -33,7 +33,7 @@ void options_parse(struct options *o, int argc, char **argv)
     static const struct option known[] = {
         {"dir", required_argument, NULL, 'd'},         {"channel", required_argument, NULL, 'c'},
         {"lifeline", no_argument, NULL, 'l'},          {"pid-fd", required_argument, NULL, 'p'},
-        {"console-max", required_argument, NULL, 'm'}, {"ready-fd", required_argument, NULL, 'r'},
+        {"ready-fd", required_argument, NULL, 'r'},    {"console-max", required_argument, NULL, 'm'},
         {NULL, 0, NULL, 0},
     };
     const char *channel = NULL;
@@ -45,7 +45,6 @@ void options_parse(struct options *o, int argc, char **argv)
         case 'c': channel = optarg; break;
         case 'l': o->lifeline = true; break;
         case 'p': o->pid_fd = (int)number(optarg, 3, 1 << 20, "--pid-fd is no descriptor above 2"); break;
-        case 'r': o->ready_fd = (int)number(optarg, 3, 1 << 20, "--ready-fd is no descriptor above 2"); break;
         case 'r': o->ready_fd = (int)number(optarg, 3, 1 << 20, "--ready-fd is no descriptor above 2"); break;
         case 'm':
             o->console_max = number(optarg, CONSOLE_LEAST, 1UL << 40, "--console-max is less than 4096 bytes");
