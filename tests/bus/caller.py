@@ -5,6 +5,8 @@ import asyncio
 import os
 import socket
 import struct
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +20,15 @@ ROOT = "/com/thaloco/Banger1"
 ERRORS = NAME + ".Error."
 STANDARD = "org.freedesktop.DBus.Error."
 INTERACTIVE = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION
+
+
+CONNECT = """
+import socket, sys
+bus, test = socket.socket(socket.AF_UNIX), socket.socket(fileno=0)
+bus.connect(sys.argv[1])
+socket.send_fds(test, [b"x"], [bus.fileno()])
+test.recv(1)
+"""
 
 
 class CallFailed(Exception):
@@ -44,7 +55,10 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self.name = ""
+        self.process: subprocess.Popen[bytes] | None = None
+        self._process_ends: socket.socket | None = None
         self.signals: list[Message] = []
+        self.serve: Callable[[Message], None] = lambda _message: None  # calls to us
         self._serial = 0
         self._waiting: dict[int, asyncio.Future[Message]] = {}
         self._news = asyncio.Event()
@@ -59,6 +73,22 @@ class Client:
             sock.connect(address.removeprefix("unix:path="))
         finally:
             os.seteuid(0)
+        return await cls._begin(sock, uid)
+
+    @classmethod
+    async def connect_from_process(cls, address: str, uid: int) -> "Client":
+        """As `connect`, but the socket was connected by a process of that user's own: `process`."""
+        ours, theirs = socket.socketpair()
+        argv = ["/usr/bin/python3", "-c", CONNECT, address.removeprefix("unix:path=")]
+        process = subprocess.Popen(argv, stdin=theirs, user=uid, group=uid, extra_groups=[], cwd="/")
+        theirs.close()
+        _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
+        client = await cls._begin(socket.socket(fileno=fd), uid)
+        client.process, client._process_ends = process, ours
+        return client
+
+    @classmethod
+    async def _begin(cls, sock: socket.socket, uid: int) -> "Client":
         sock.setblocking(False)
         client = cls(sock)
         loop = asyncio.get_running_loop()
@@ -77,6 +107,9 @@ class Client:
     async def __aexit__(self, *_exc: object) -> None:
         await self.deafen()
         self.sock.close()
+        if self.process is not None and self._process_ends is not None:
+            self._process_ends.close()
+            self.process.wait(10)
         for message in self.signals:
             for fd in message.unix_fds:
                 os.close(fd)
@@ -103,6 +136,8 @@ class Client:
             if message.message_type is MessageType.SIGNAL:
                 self.signals.append(message)
                 self._news.set()
+            elif message.message_type is MessageType.METHOD_CALL:
+                self.serve(message)
             elif message.reply_serial in self._waiting:
                 self._waiting.pop(message.reply_serial).set_result(message)
 
@@ -139,10 +174,13 @@ class Client:
             data += piece
         return data
 
+    def next_serial(self) -> int:
+        self._serial += 1
+        return self._serial
+
     def message(
         self, path: str, interface: str, member: str, signature: str = "", body: Any = (), **more: Any
     ) -> Message:
-        self._serial += 1
         more.setdefault("destination", NAME)
         return Message(
             path=path,
@@ -150,7 +188,7 @@ class Client:
             member=member,
             signature=signature,
             body=list(body),
-            serial=self._serial,
+            serial=self.next_serial(),
             **more,
         )
 

@@ -1,6 +1,7 @@
 """Which polkit action each kind of act needs, and the facts that polkit is given about it."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from bangerd.bus.export import Call, Facts
 from bangerd.bus.polkit import PREFIX
@@ -60,8 +61,12 @@ _ACCESS = _Act(VM_ACCESS_OWN, "getting into it", VM_ACCESS_OTHERS, "getting into
 _LOOK = _Act(INSPECT, "looking at it", INSPECT_OTHERS, "looking at other users' VMs")
 
 
-def _vm(call: Call, vm: VM, act: _Act) -> Facts:
-    details = {"vm": vm.name, "owner": vm.owner_name, "image": vm.spec.image}
+class _Images(Protocol):
+    def image_name(self, vm: VM) -> str: ...
+
+
+def _vm(images: _Images, call: Call, vm: VM, act: _Act) -> Facts:
+    details = {"vm": vm.name, "owner": vm.owner_name, "image": images.image_name(vm)}
     identity = (vm.id, vm.owner_uid)
     if call.uid == vm.owner_uid:
         return Facts(act.own, f"VM '{vm.name}' is yours; {act.own_why}", details, identity)
@@ -70,18 +75,18 @@ def _vm(call: Call, vm: VM, act: _Act) -> Facts:
     )
 
 
-def manage_vm(_interface: object, call: Call, vm: VM, _body: object) -> Facts:
+def manage_vm(interface: _Images, call: Call, vm: VM, _body: object) -> Facts:
     """Starting, stopping, pausing, deleting."""
-    return _vm(call, vm, _MANAGE)
+    return _vm(interface, call, vm, _MANAGE)
 
 
-def access_vm(_interface: object, call: Call, vm: VM, _body: object) -> Facts:
+def access_vm(interface: _Images, call: Call, vm: VM, _body: object) -> Facts:
     """Running commands in it, reading its console."""
-    return _vm(call, vm, _ACCESS)
+    return _vm(interface, call, vm, _ACCESS)
 
 
-def inspect_vm(_interface: object, call: Call, vm: VM, _body: object) -> Facts:
-    return _vm(call, vm, _LOOK)
+def inspect_vm(interface: _Images, call: Call, vm: VM, _body: object) -> Facts:
+    return _vm(interface, call, vm, _LOOK)
 
 
 def create_vm(request: CreateRequest, call: Call, image: str, sizes: dict[str, int]) -> Facts:

@@ -28,6 +28,11 @@ class VMInterface(Interface):
     def leaves(self) -> Iterable[str]:
         return (vm.sid for vm in self._core.vms.all())
 
+    def image_name(self, vm: VM) -> str:
+        """Of the image that it was made from, as people know it."""
+        images = self._core.images.images()
+        return next((image.name for image in images if image.id == vm.spec.image), vm.spec.image)
+
     @shown("s")
     def Name(self, vm: VM) -> str:
         return vm.name
