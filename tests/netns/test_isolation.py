@@ -11,6 +11,7 @@ from tests.netns.lab import GATEWAY, HOST, SERVER, Guest, Netns, arp, ether, ipv
 
 from bangerd.host.network import HostNetwork
 from bangerd.model.network import BRIDGE, BRIDGE_MAC
+from bangerd.model.ruleset import MOST_FLOWS
 from bangerd.model.vm import VM
 
 Boot = Callable[[VM], Guest]
@@ -271,3 +272,19 @@ async def test_flows_of_the_last_holder_of_an_address_are_forgotten(
         server.sendto(b"for the first alone", source)
         assert heir.ns.ping(GATEWAY)
         assert not [frame for frame in heir.seen if b"for the first alone" in frame]
+
+
+@pytest.mark.parametrize("kind", ["to the internet", "to the host"])
+async def test_a_guest_cannot_fill_the_hosts_table_of_flows(pair: tuple[Guest, Guest], kind: str) -> None:
+    hostile, other = pair
+    for number in range(MOST_FLOWS + 2000):
+        if kind == "to the internet":
+            hostile.send_udp(SERVER, 1024 + number, b"x")
+        else:
+            ping = ipv4(ONE.address, GATEWAY, 1, lab.echo_request(number))
+            hostile.send(ether(BRIDGE_MAC, ONE.mac, 0x0800, ping))
+        if number % 200 == 0:
+            hostile.ns.ping(GATEWAY, timeout=0.02)  # the tap's queue holds 1,000
+    flows = int(lab.run("sysctl", "-n", "net.netfilter.nf_conntrack_count"))
+    assert MOST_FLOWS / 2 < flows < MOST_FLOWS + 500
+    assert other.ns.ping(SERVER)

@@ -10,6 +10,7 @@ import struct
 
 from bangerd.model.errors import StepFailed
 
+# Any kind of socket takes this ioctl; the service may be confined to few kinds.
 _SIOCETHTOOL = 0x8946
 _GET_FLAGS, _SET_FLAGS = 0x25, 0x26
 _LRO = 1 << 15
@@ -17,7 +18,7 @@ _LRO = 1 << 15
 
 def lro(name: str) -> bool:
     """Whether it is on; False for interfaces that have no such thing, or are gone."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
             return bool(_command(sock, name, _GET_FLAGS, 0) & _LRO)
         except OSError:
@@ -28,7 +29,7 @@ def set_lro(name: str, *, on: bool) -> None:
     """Set it; nothing if it is so already. Raises StepFailed."""
     if lro(name) == on:
         return
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         try:
             _command(sock, name, _SET_FLAGS, _command(sock, name, _GET_FLAGS, 0) ^ _LRO)
         except OSError as exc:

@@ -1,11 +1,15 @@
 """Finds other programs' firewalls that drop what guests forward. banger changes nothing in them: it tells."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from bangerd.host import nft, process
+from bangerd.model.errors import StepFailed
 from bangerd.model.network import BRIDGE
+
+log = logging.getLogger(__name__)
 
 _Object = dict[str, Any]
 _OWN = "banger"
@@ -110,7 +114,13 @@ async def _legacy_blockers() -> list[str]:
         return []
     if "filter" not in tables:
         return []
-    done = await process.run(["iptables-legacy", "-S"], timeout_s=30.0)
+    try:
+        done = await process.run(["iptables-legacy", "-S"], timeout_s=30.0)
+    except StepFailed as exc:  # not installed, or the service lacks CAP_NET_RAW
+        log.debug("cannot read the older tables: %s", exc)
+        remedy = _iptables("iptables-legacy", "FORWARD")
+        text = "rules of the older iptables are loaded, which banger cannot read; if guests reach nothing, look at"
+        return [f"{text} `iptables-legacy -S FORWARD`, and let them pass: {remedy}"]
     lines = done.stdout.decode(errors="replace").splitlines()
     accepting = [line.split() for line in lines if line.endswith("-j ACCEPT")]
     passed = {words[i] for words in accepting for i in range(len(words) - 1) if words[i + 1] == BRIDGE}

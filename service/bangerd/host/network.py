@@ -9,7 +9,7 @@ from pathlib import Path
 from bangerd.host import conntrack, firewalls, netlink, nft, resolvers
 from bangerd.host.forwarding import Forwarding
 from bangerd.host.netwatch import Watch
-from bangerd.model.errors import BangerError, HostNotReady
+from bangerd.model.errors import BangerError, HostNotReady, StepFailed
 from bangerd.model.network import BRIDGE, TAP_PREFIX, check_free, parse_subnet
 from bangerd.model.ruleset import Uplink, ruleset, takedown
 from bangerd.model.vm import VM
@@ -115,7 +115,11 @@ class HostNetwork:
             found.append(
                 "no DNS resolver that guests can reach is in /etc/resolv.conf; guests resolve no names"
             )
-        return found + await firewalls.blockers()
+        try:
+            found += await firewalls.blockers()
+        except StepFailed as exc:
+            found.append(f"cannot see whether a firewall stops guests: {exc}")
+        return found
 
     async def close(self) -> None:
         """Stop watching. All that is set up stays: guests go on."""

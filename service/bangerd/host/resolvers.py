@@ -44,10 +44,10 @@ def _reachable(text: str) -> bool:
 
 def _own(address: str) -> bool:
     """Whether it is the host's own: then the kernel would use the same address as source. Sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(0)
-        try:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(0)
             sock.connect((address, 53))
-        except OSError:  # no route: perhaps later
-            return False
-        return bool(sock.getsockname()[0] == address)
+            return bool(sock.getsockname()[0] == address)
+    except OSError:  # no route: perhaps later
+        return False

@@ -8,6 +8,8 @@ from bangerd.model.network import BRIDGE, BRIDGE_MAC, TAP_PREFIX, Pool
 from bangerd.model.vm import VM
 
 TABLES = ("bridge banger", "inet banger")
+# Flows that a guest may have at a time: the host's table of all flows has room for 65,536 and more.
+MOST_FLOWS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,8 @@ def _inet_table(
         + _set("uplinks", "ifname", (f'"{uplink.name}"' for uplink in uplinks))
         + _set("guarded", "ifname", (f'"{uplink.name}"' for uplink in guarded))
         + _set("resolvers", "ipv4_addr", sorted(resolvers, key=IPv4Address))
-        + _CHAINS.format(bridge=BRIDGE, tap=TAP_PREFIX, gateway=pool.gateway)
+        + "\tset flows {\n\t\ttype ipv4_addr\n\t\tsize 65536\n\t\tflags dynamic\n\t}\n"
+        + _CHAINS.format(bridge=BRIDGE, tap=TAP_PREFIX, gateway=pool.gateway, most=MOST_FLOWS)
         + "\tchain guard {\n"
         # Frames that stay on one bridge are not ours to judge.
         + "".join(
@@ -116,6 +119,7 @@ _CHAINS = """\
 	}}
 	chain guest_to_host {{
 		ct state established,related accept
+		jump too_many
 		ip daddr {gateway} icmp type echo-request accept
 		reject with icmpx admin-prohibited
 	}}
@@ -143,12 +147,16 @@ _CHAINS = """\
 	chain from_guest {{
 		meta nfproto != ipv4 drop
 		ct state invalid drop
+		ct state new jump too_many
 		ip saddr != @nat reject with icmpx admin-prohibited
 		oifname != @uplinks reject with icmpx admin-prohibited
 		ip daddr @resolvers meta l4proto {{ tcp, udp }} th dport 53 accept
 		ip daddr 169.254.0.0/16 reject with icmpx admin-prohibited
 		tcp flags syn tcp option maxseg size set rt mtu
 		accept
+	}}
+	chain too_many {{
+		add @flows {{ ip saddr ct count over {most} }} drop
 	}}
 	chain postrouting {{
 		type nat hook postrouting priority srcnat; policy accept;
