@@ -108,16 +108,15 @@ class BusError(Exception):
 def describe(error: BusError, doing: str = "") -> Failure:
     """The failure that a person is shown for `error`, which happened while `doing` ("cannot start 'web'")."""
     if error.code:
-        return from_service(error.code, error.text, doing)
+        status = SERVICE_CODES.get(error.code, FAILED)
+        if doing:
+            return Failure(error.code, doing, why=error.text, status=status)
+        return Failure(error.code, error.text, status=status)
     known = _BUS_FAILURES.get(error.name.removeprefix(DBUS_ERRORS))
     if known is None:
         return Failure(error.name, doing or "the banger service failed", why=error.text)
     code, sentence, hint = known
-    # What the bus says beside its error's name helps only when we do not know the name.
+    # What the bus says beside its error's name helps only where we do not know the name, or a bug hides behind it.
+    if code == "UnknownMethod":
+        sentence = f"{sentence} ({error.text})"
     return Failure(code, doing or sentence, why=sentence if doing else "", hint=hint)
-
-
-def from_service(code: str, text: str, doing: str = "") -> Failure:
-    """A failure the service reported, by a D-Bus error or as a job's end."""
-    status = SERVICE_CODES.get(code, FAILED)
-    return Failure(code, doing, why=text, status=status) if doing else Failure(code, text, status=status)

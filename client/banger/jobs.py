@@ -7,7 +7,7 @@ from typing import Any
 
 from banger import bus as dbus
 from banger.bus import Bus, Call, Reply
-from banger.errors import BusError, Failure, describe, from_service
+from banger.errors import BusError, Failure, describe
 from banger.progress import Progress
 
 _JOB = f"{dbus.NAME}.Job"
@@ -99,8 +99,9 @@ class _Follower:
                 "Failed", self._doing, why="the job failed", hint="look at `journalctl -u banger`"
             )
         job = outcome.values[0]
-        code, text = str(job.get("error", "")) or "Failed", str(job.get("message", ""))
-        return from_service(code, text or "the job failed", self._doing)
+        return describe(
+            BusError(str(job.get("error_name", "Failed")), str(job.get("error", ""))), self._doing
+        )
 
     def _poll(self) -> None:
         if self._bus.closed:
@@ -114,8 +115,8 @@ class _Follower:
         if isinstance(outcome, Reply) and not self._ending:
             job: Mapping[str, Any] = outcome.values[0]
             self._progress.update(job)
-            if job.get("result"):
-                self._finished(str(job["result"]))
+            if job["state"] != "running":
+                self._finished(str(job["state"]))
 
     def _describe(self, done: Callable[[Reply | BusError], None]) -> None:
         self._bus.start(Call(self._job, _JOB, "Describe", "a{sv}", ({},), start_service=False), done)

@@ -30,14 +30,13 @@ class Progress:
         self._unicode = encoding.startswith("utf")
 
     def update(self, job: Mapping[str, Any]) -> None:
-        """Take in what the job's Describe said: stage, progress (0 to 1, negative: unknown), done, total, unit."""
+        """Take in what the job's Describe said: stage, fraction (0 to 1, negative: unknown), done, total, unit."""
         stage = safe(job.get("stage", ""))
         if stage != self._stage:
             self._end_stage()
             self._stage = stage
         done, total = int(job.get("done", 0)), int(job.get("total", 0))
-        fraction = float(job.get("progress", -1.0))
-        self._fraction = min(1.0, done / total if total > 0 and fraction < 0 else fraction)
+        self._fraction = min(1.0, float(job.get("fraction", -1.0)))
         self._detail = _amount(done, total, str(job.get("unit", "")))
         self.draw()
 

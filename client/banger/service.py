@@ -4,7 +4,8 @@ What Describe and the List methods tell is passed on as plain dictionaries with 
 (packaging/dbus/com.thaloco.Banger1.xml): sizes in bytes, times in unix seconds.
 """
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ _VM = f"{dbus.NAME}.VM"
 _IMAGE = f"{dbus.NAME}.Image"
 _JOB = f"{dbus.NAME}.Job"
 _COMPLETION_TIMEOUT_S = 1.0
+_OWN: dict[str, tuple[str, Any]] = {"owner": ("u", os.getuid())}
 
 # The verbs of VM that start a job, and what is said when they fail.
 VM_VERBS = {
@@ -77,7 +79,7 @@ class Service:
     def list_vms(self, *, everyone: bool = False) -> list[Record]:
         """Your VMs by name; with `everyone`, also what all users may see of the others'."""
         vms: list[Record] = []
-        options: dict[str, tuple[str, Any]] = {"all": ("b", True)} if everyone else {}
+        options: dict[str, tuple[str, Any]] = {} if everyone else _OWN.copy()
         while True:
             page, following = self._manager("ListVMs", "a{sv}", options).values
             vms += page
@@ -192,13 +194,12 @@ class Service:
 
 def vm_names() -> list[str]:
     """Names for the shell's completion: quick, never starts the service; raises BusError."""
-    options: Mapping[str, tuple[str, Any]] = {}
     call = Call(
         dbus.ROOT,
         dbus.MANAGER,
         "ListVMs",
         "a{sv}",
-        (options,),
+        (_OWN,),
         timeout_s=_COMPLETION_TIMEOUT_S,
         start_service=False,
     )

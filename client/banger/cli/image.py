@@ -67,8 +67,8 @@ def _print(
         [
             str(record["name"]),
             str(record["id"]),
-            units.size(record["size"]),
-            units.age(now - record["created_at"]),
+            units.size(record["size"]) if "size" in record else "-",
+            units.age(now - record["created_at"]) if "created_at" in record else "-",
             str(record.get("source", "-")),
         ]
         for record in records

@@ -45,12 +45,14 @@ VMName = Annotated[str, Parameter(completer=complete_vm)]
 class Spec:
     """What a new VM shall be."""
 
-    name: Annotated[str, Parameter(help="Its name; without one, one is made up.")] = ""
-    image: Annotated[str, Parameter(help="The image it is made from.")] = ""
-    kernel: Annotated[str, Parameter(help="The kernel it boots.")] = ""
-    vcpu: Annotated[int | None, Parameter(help="Virtual CPUs.")] = None
-    memory: Annotated[str, Parameter(help="Memory: 512M, 2G.")] = ""
-    disk: Annotated[str, Parameter(help="Size of its disk: 8G.")] = ""
+    name: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Its name; without one, one is made up.")
+    ] = ""
+    image: Annotated[str, Parameter(allow_leading_hyphen=True, help="The image it is made from.")] = ""
+    kernel: Annotated[str, Parameter(allow_leading_hyphen=True, help="The kernel it boots.")] = ""
+    vcpu: Annotated[int | None, Parameter(allow_leading_hyphen=True, help="Virtual CPUs.")] = None
+    memory: Annotated[str, Parameter(allow_leading_hyphen=True, help="Memory: 512M, 2G.")] = ""
+    disk: Annotated[str, Parameter(allow_leading_hyphen=True, help="Size of its disk: 8G.")] = ""
     nat: Annotated[bool | None, Parameter(help="Let it reach the network through this machine.")] = None
 
     def wanted(self) -> Wanted:

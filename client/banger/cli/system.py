@@ -78,11 +78,11 @@ def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
 
 
 def _job(job: Record, now: float) -> tuple[str, ...]:
-    fraction = float(job.get("progress", -1))
+    fraction = float(job.get("fraction", -1))
     return (
         str(job["number"]),
         str(job["type"]),
-        str(job.get("shown") or job["target"]),
+        str(job["target"]),
         str(job["state"]),
         str(job.get("stage") or "-"),
         f"{fraction:.0%}" if fraction >= 0 else "-",
