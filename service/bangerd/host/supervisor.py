@@ -284,11 +284,11 @@ def _ignore(_sid: str) -> None:
 async def _heard(pipe: int, patience_s: float) -> bool:
     """Whether anything was written to the pipe before its other end was closed. Closes it."""
     loop = asyncio.get_running_loop()
-    readable: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(pipe, lambda: readable.done() or readable.set_result(None))
+    readable = asyncio.Event()
+    loop.add_reader(pipe, readable.set)
     try:
         async with asyncio.timeout(patience_s):
-            await readable
+            await readable.wait()
         return bool(os.read(pipe, 64))
     except TimeoutError:
         return False
