@@ -133,9 +133,8 @@ class Session:
 
     def run(self, request: bytes, stdin: bytes = b"") -> Result:
         """The whole session: `stdin` is sent as it is credited, then its end."""
-        self.send(request)
         pending = memoryview(stdin)
-        out = bytearray()
+        out = bytearray(request)
         ended = False
         deadline = time.monotonic() + self.timeout
         self.sock.setblocking(False)
@@ -147,7 +146,7 @@ class Session:
                     self.credit -= len(chunk)
                     pending = pending[len(chunk) :]
                     ended = not chunk
-            readable, writable, _ = select.select([self.sock], [self.sock] if out else [], [], deadline - time.monotonic())
+            readable, writable, _ = select.select([self.sock], [self.sock] if out else [], [], max(0.0, deadline - time.monotonic()))
             assert readable or writable, f"nothing happened in time: {self.result}"
             if writable:
                 try:

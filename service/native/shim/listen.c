@@ -1,6 +1,6 @@
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -46,7 +46,9 @@ static void ready(struct source *s, uint32_t events)
 bool listen_on(const char *name, void (*accepted)(int fd))
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    struct listener *l = calloc(1, sizeof *l);
+    static struct listener listeners[2];
+    static unsigned used;
+    struct listener *l = used < 2 ? &listeners[used++] : NULL;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (!l || fd < 0)
         return false;

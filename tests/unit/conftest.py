@@ -1,0 +1,76 @@
+"""Fixtures of the native programs' tests: built with AddressSanitizer and UBSan, and ended cleanly."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.unit.native_protocol import NATIVE, Shim
+
+SANITIZED = NATIVE / "build/asan"
+
+
+@pytest.fixture(scope="session")
+def native() -> Path:
+    """The folder with the sanitized banger-shim and banger-guest."""
+    subprocess.run(["make", "-s", "-C", NATIVE, "asan"], check=True, timeout=300)
+    return SANITIZED
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A run folder whose path is short enough for Unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="bgr-"))
+    path.chmod(0o770)
+    yield path
+    shutil.rmtree(path)
+
+
+StartShim = Callable[..., Shim]
+
+
+@pytest.fixture
+def start_shim(native: Path, folder: Path) -> Iterator[StartShim]:
+    """Starts a shim; by default its VMM is the guest program. At the end each must have found no memory error."""
+    shims: list[Shim] = []
+
+    def start(*options: str, vmm: Sequence[str | Path] = (), channel: str = "fd", **popen: object) -> Shim:
+        guest = [native / "banger-guest", "--agent-fd", "3"]
+        environment = {
+            "ASAN_OPTIONS": "log_path=stderr:abort_on_error=0",
+            "UBSAN_OPTIONS": "print_stacktrace=1",
+            "PATH": os.environ["PATH"],
+            "LC_ALL": "C.UTF-8",
+        }
+        with (folder / "shim.err").open("wb") as errors:
+            popen.setdefault("stdin", subprocess.DEVNULL)
+            shim = Shim(
+                native / "banger-shim", folder, vmm or guest, *options,
+                channel=channel, stderr=errors, env=environment, **popen,
+            )  # fmt: skip
+        shims.append(shim)
+        return shim
+
+    yield start
+    for shim in shims:
+        if shim.process.poll() is None and shim.path("control.sock").exists():
+            shim.control("STOP 5")
+            shim.wait()
+        shim.close()
+    for name in ("shim.err", "vmm.log"):
+        if (folder / name).exists():
+            text = (folder / name).read_text(errors="replace")
+            assert "Sanitizer" not in text, text
+            assert "runtime error" not in text, text
+
+
+@pytest.fixture
+def chain(start_shim: StartShim) -> Shim:
+    """Shim and guest program, ready for sessions."""
+    shim = start_shim()
+    shim.wait_state("ready")
+    return shim
