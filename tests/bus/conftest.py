@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
@@ -14,10 +15,19 @@ from bangerd.core.images import Images
 from bangerd.core.jobs import Jobs
 from bangerd.core.vms import VMs
 from tests.bus.caller import Client
-from tests.bus.rig import TOP, Rig, rig
+from tests.bus.rig import POLKITD, TOP, Rig, rig
 from tests.fakes.ports import World, fake_ports
 
+HERE = Path(__file__).parent
 USERS = {0: "root", 1000: "alice", 1001: "bob", 1002: "carol", 1003: "boss"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests of this folder need a bus and polkit, and to be root in order to be anybody else."""
+    for item in items:
+        if item.path.parent == HERE and item.path.name not in ("test_wire.py", "test_contract.py"):
+            item.add_marker("root")
+            item.add_marker(pytest.mark.needs("dbus-daemon", "dbus-send", POLKITD))
 
 
 class Service:

@@ -84,9 +84,7 @@ class Server:
             await self._connection.open(self._on_signal)
             await self._driver("AddMatch", "s", [GONE])
         except (Lost, DBusError, TimeoutError) as exc:
-            raise HostNotReady(
-                f"the message bus does not serve us: {str(exc) or type(exc).__name__}"
-            ) from exc
+            raise self._unserved(exc) from exc
         self._signals = Signals(self._core, self._connection.send)
 
     async def publish(self) -> None:
@@ -99,14 +97,18 @@ class Server:
                 " com.thaloco.Banger1.conf must be installed"
             ) from exc
         except (Lost, TimeoutError) as exc:
-            raise HostNotReady(
-                f"the message bus does not serve us: {str(exc) or type(exc).__name__}"
-            ) from exc
+            raise self._unserved(exc) from exc
         if result not in (PRIMARY_OWNER, ALREADY_OWNER):
             raise HostNotReady(
                 f"another bangerd{await self._rival()} serves {names.BUS_NAME} on this bus; stop it first"
                 " (`systemctl stop banger`)"
             )
+
+    def _unserved(self, exc: Exception) -> HostNotReady:
+        return HostNotReady(
+            f"the message bus at {self._address} does not serve us: {str(exc) or type(exc).__name__};"
+            " `systemctl start dbus` starts the system's, --bus-address names another"
+        )
 
     async def lost(self) -> None:
         """Return when the connection to the bus has ended."""
