@@ -94,7 +94,7 @@ class Connection(MessageBus):
             raise Lost(f"the bus did not answer within {CONNECT_TIMEOUT_S:.0f} s") from None
         except (OSError, AuthError) as exc:
             self._finalize(None)
-            raise Lost(f"the bus refused the connection: {str(exc) or type(exc).__name__}") from exc
+            raise Lost(str(exc) or type(exc).__name__) from exc
         if not str(self.unique_name).startswith(":"):  # dbus-next takes the text of an error for a name
             self._finalize(None)
             raise Lost(f"the bus refused the connection: {self.unique_name}")
