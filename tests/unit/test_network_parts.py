@@ -15,7 +15,7 @@ from bangerd.host.netwatch import Seen, Watch, _messages
     ("files", "expected"),
     [
         (["nameserver 198.51.100.53\n"], ("198.51.100.53",)),
-        (["# nameserver 198.51.100.1\n;nameserver 198.51.100.2\n  nameserver\t198.51.100.53 # main\n"], ("198.51.100.53",)),
+        (["# nameserver 1.1.1.1\n;nameserver 198.51.100.2\n  nameserver\t198.51.100.53 # x\n"], ("198.51.100.53",)),
         (["nameserver 127.0.0.53\noptions edns0\n", "nameserver 198.51.100.1\nnameserver 198.51.100.2\n"],
          ("198.51.100.1", "198.51.100.2")),
         (["nameserver ::1\nnameserver 2001:db8::53\n", "nameserver 198.51.100.1\n"], ("198.51.100.1",)),
