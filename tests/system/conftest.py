@@ -1,18 +1,48 @@
-"""Booted machines, one for all tests that do not need it fresh."""
+"""Booted machines, one without and one with banger, for all tests that do not need it fresh."""
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
-from tests.system.debian_root import SUITES
+from tests.guest.machine import build_library
+from tests.system.debian_root import CACHE, SUITES, wheelhouse
 from tests.system.machine import Machine
 
 # BANGER_SUITES="bookworm trixie" runs every test of this folder on both.
 CHOSEN = os.environ.get("BANGER_SUITES", SUITES[0]).split()
+LIBRARY = CACHE.parent / "library"
+SOURCE = "/usr/src/banger"
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The first test of a session makes the machine's root, too."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.fixture(scope="session", params=CHOSEN)
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted machine without banger."""
     with Machine.boot(request.param) as booted:
+        yield booted
+
+
+@pytest.fixture(scope="session", params=CHOSEN)
+def installed(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A booted machine on which root typed `make install`, with the default image and kernel."""
+    with installed_machine(request.param) as booted:
+        yield booted
+
+
+@contextmanager
+def installed_machine(suite: str) -> Iterator[Machine]:
+    build_library(LIBRARY)
+    overlays = {LIBRARY / kind: f"/var/lib/banger/{kind}" for kind in ("images", "kernels")}
+    with Machine.boot(suite, binds={wheelhouse(suite): "/wheels"}, overlays=overlays) as booted:
+        booted.copy_repo(SOURCE)
+        booted.run("make", "install", cwd=SOURCE, env=OFFLINE, timeout=300)
         yield booted

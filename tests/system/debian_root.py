@@ -91,7 +91,7 @@ def _make_wheels(root: Path, folder: Path) -> None:
         '/tmp/venv/bin/python -c \'import tomllib; p = tomllib.load(open("/src/pyproject.toml", "rb"));'
         ' o = p["project"]["optional-dependencies"];'
         ' print(*p["build-system"]["requires"], *o["service"], *o["client"], sep="\\n")\' >wanted && '
-        "/tmp/venv/bin/python -m pip wheel -q --disable-pip-version-check -w /wheels -r wanted"
+        "/tmp/venv/bin/python -m pip wheel -q --use-pep517 --disable-pip-version-check -w /wheels -r wanted"
     )
     _run(
         "systemd-nspawn", "-q", "-D", str(root), "--volatile=overlay", "--register=no", "--keep-unit",

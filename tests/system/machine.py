@@ -43,14 +43,26 @@ class Machine:
 
     @classmethod
     @contextlib.contextmanager
-    def boot(cls, suite: str = "bookworm", *, binds: Mapping[Path, str] | None = None) -> Iterator[Self]:
-        """A running machine; `binds` are outside paths to be seen read-only at paths inside."""
+    def boot(
+        cls,
+        suite: str = "bookworm",
+        *,
+        binds: Mapping[Path, str] | None = None,
+        overlays: Mapping[Path, str] | None = None,
+    ) -> Iterator[Self]:
+        """A running machine. `binds` are folders outside that are seen inside, read-only; what the machine
+        writes to its view of `overlays` is gone afterwards.
+        """
         base = base_root(suite)
         with tempfile.TemporaryDirectory(prefix="banger-machine-") as work:
             machine = cls(suite, f"banger-{os.getpid()}-{next(_numbers)}", Path(work))
             try:
                 machine._mount(base)
-                machine._start(binds or {})
+                options = [f"--bind-ro={outside}:{inside}" for outside, inside in (binds or {}).items()]
+                for outside, inside in (overlays or {}).items():
+                    (machine.root / inside.lstrip("/")).mkdir(parents=True)
+                    options.append(f"--overlay={outside}::{inside}")
+                machine._start(options)
                 yield machine
             finally:
                 machine._end()
@@ -172,7 +184,7 @@ class Machine:
         layers = f"lowerdir={base},upperdir={self._work}/upper,workdir={self._work}/work"
         _sh("mount", "-t", "overlay", "-o", layers, "banger-machine", str(self.root))
 
-    def _start(self, binds: Mapping[Path, str]) -> None:
+    def _start(self, options: list[str]) -> None:
         for cgroup in _CGROUPS:
             (cgroup / self.name).mkdir()
         join = "".join(f"echo $$ >{cgroup}/{self.name}/cgroup.procs;" for cgroup in _CGROUPS)
@@ -181,7 +193,7 @@ class Machine:
             "--boot", "--private-network", "--console=pipe", "--link-journal=no",
             # Without these the device and address policies of units are silently not enforced.
             "--system-call-filter=bpf", "--capability=CAP_BPF,CAP_PERFMON",
-            *(f"--bind-ro={outside}:{inside}" for outside, inside in binds.items()),
+            *options,
         ]  # fmt: skip
         with self.console.open("wb") as log:
             self._process = subprocess.Popen(
