@@ -6,7 +6,7 @@ _LONGEST = 64 * 1024  # of a line that never ends
 
 # Escape sequences of ECMA-48: CSI; the strings OSC, DCS, SOS, PM, APC up to their end; and the short ones.
 _ESCAPE = re.compile(
-    r"\x1b\[[0-?]*[ -/]*[@-~]"
+    r"\x1b\[[0-?]*[ -/]*[@-~]?"
     r"|\x1b[\]PX^_][^\x07\x1b\n]*(?:\x07|\x1b\\)?"
     r"|\x1b[ -/]*[0-~]?"
 )

@@ -5,7 +5,7 @@ import re
 
 from banger.errors import UsageError
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?b)?", re.IGNORECASE | re.ASCII)
 _STEPS = ("", "K", "M", "G", "T")
 _LARGEST = 2**63
 

@@ -1,0 +1,203 @@
+"""The client's words: sizes, times, names, tables, errors, and guests' text made safe."""
+
+import inspect
+import io
+
+import pytest
+
+from banger import errors, render, units
+from banger.errors import BusError, UsageError, describe
+from banger.logfilter import LogFilter
+from banger.progress import Progress
+from bangerd.model import errors as service_errors
+from bangerd.model.vm import check_name
+
+GIB = 1024**3
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("512M", GIB // 2),
+        ("2G", 2 * GIB),
+        ("2g", 2 * GIB),
+        ("1.5G", 3 * GIB // 2),
+        ("16GiB", 16 * GIB),
+        ("16 GB", 16 * GIB),
+        (" 1T ", 1024 * GIB),
+        ("64K", 65536),
+        ("100B", 100),
+    ],
+)
+def test_sizes_that_people_write(text, value):
+    assert units.parse_size(text) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "G",
+        "2048",
+        "-1G",
+        "1,5G",
+        "1e3G",
+        "0G",
+        "0.0M",
+        "9" * 30 + "T",
+        "2 apples",
+        "1.G",
+        "٣G",
+        "nanG",
+        "2G\n3",
+    ],
+)
+def test_sizes_that_are_none(text):
+    with pytest.raises(UsageError) as caught:
+        units.parse_size(text, "memory size")
+    assert caught.value.status == 2
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0 B"), (512, "512 B"), (1536, "1.5 KiB"), (GIB, "1 GiB"), (3 * GIB // 2, "1.5 GiB"), (300 * GIB, "300 GiB"),
+     (GIB // 2, "512 MiB"), (10_000 * 1024 * GIB, "10000 TiB")],
+)  # fmt: skip
+def test_sizes_that_people_read(value, text):
+    assert units.size(value) == text
+
+
+def test_times_that_people_read():
+    shown = [units.duration(seconds) for seconds in (0.04, 1.44, 9.94, 9.96, 59.4, 59.6, 125, 3600, 11400)]
+    assert shown == [
+        "0.0 s",
+        "1.4 s",
+        "9.9 s",
+        "10 s",
+        "59 s",
+        "1 min 00 s",
+        "2 min 05 s",
+        "1 h 00 min",
+        "3 h 10 min",
+    ]
+    ages = [units.age(seconds) for seconds in (-5, 0.9, 59, 60, 3599, 3600, 47 * 3600, 48 * 3600)]
+    assert ages == ["0 s", "0 s", "59 s", "1 min", "59 min", "1 h", "47 h", "2 d"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a", "web-1", "a" * 63, "", "-a", "a-", "A", "a_b", "a" * 64, "ü", "a\n", "a.b", "\x1b[31m" * 30],
+)
+def test_names_are_judged_as_the_service_does(name):
+    try:
+        judged = check_name(name)
+    except service_errors.InvalidSpec as exc:
+        judged = str(exc)
+        with pytest.raises(UsageError) as caught:
+            units.check_name(name)
+        ours = str(caught.value)
+    else:
+        ours = units.check_name(name)
+    assert ours == judged
+
+
+def test_every_error_of_the_service_has_an_exit_status():
+    classes = [
+        cls
+        for _, cls in inspect.getmembers(service_errors, inspect.isclass)
+        if issubclass(cls, service_errors.BangerError)
+    ]
+    codes = {cls.code for cls in classes} | {"Internal"}
+    assert codes == set(errors.SERVICE_CODES)
+
+
+def test_errors_have_what_why_and_next():
+    told = describe(BusError("com.thaloco.Banger1.Error.VMBusy", "VM 'x' is busy; wait"), "cannot stop 'x'")
+    assert (told.code, str(told), told.status) == ("VMBusy", "cannot stop 'x': VM 'x' is busy; wait", 1)
+    told = describe(BusError("org.freedesktop.DBus.Error.ServiceUnknown", "The name is not activatable"))
+    assert (told.code, str(told)) == ("ServiceUnknown", "the banger service is not running")
+    assert "systemctl" in told.hint
+    told = describe(BusError("org.example.Strange", "what"), "cannot")
+    assert (told.code, str(told), told.status) == ("org.example.Strange", "cannot: what", 1)
+
+
+def test_errors_are_one_safe_line(capsys):
+    render.failure(errors.Failure("X", "a\x1b[2J\nb", why="c\x9bd", hint="e\rf"), json_wanted=False)
+    assert capsys.readouterr().err == "banger: a\\x1b[2J b: c\\x9bd\n  next: e\\rf\n"
+
+
+def test_tables_line_up_and_are_safe():
+    out = io.StringIO()
+    render.table(("NAME", "X"), [("a", "1"), ("longer\u202e", "2\n3")], out=out)
+    assert out.getvalue() == "NAME          X\na             1\nlonger\\u202e  2 3\n"
+
+
+def feed(data: bytes, *, colours: bool = True, size: int = 7) -> str:
+    shown = LogFilter(colours=colours)
+    return "".join(shown.feed(data[at : at + size]) for at in range(0, len(data), size)) + shown.end()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"plain\n", "plain\n"),
+        (b"no newline", "no newline\n"),
+        (b"crlf\r\n", "crlf\n"),
+        (b"hidden\rshown\n", "hidden\nshown\n"),
+        (b"\x1b[1;31mred\x1b[0m\n", "\x1b[1;31mred\x1b[0m\x1b[0m\n"),
+        (b"\x1b[2J\x1b[H\x1b[?25lx\n", "x\x1b[0m\n"),
+        (b"\x1b]0;title\x07x\x1b]52;c;aGk=\x1b\\y\n", "xy\x1b[0m\n"),
+        (b"\x1bPq#0\x1b\\x\x1b_hidden\x1b\\y\x1b^z\n", "xy\x1b[0m\n"),
+        (b"\x1bc\x1b(0\x1b7x\x1b\n", "x\x1b[0m\n"),
+        (b"\x1b]never ended\nnext\n", "\x1b[0m\nnext\n"),
+        (b"a\x00\x07\x08\x7fb\tc\n", "ab\tc\n"),
+        ("\x9b31mx\x85\u202ey\u2028z\n".encode(), "31mxyz\n"),
+        (b"\xff\xfe\n", "\ufffd\ufffd\n"),
+        ("grüße ✓\n".encode(), "grüße ✓\n"),
+        (b"\x1b[31\x1b[0mm\n", "\x1b[0mm\x1b[0m\n"),
+    ],
+)
+def test_a_log_keeps_text_and_colours_alone(data, text):
+    assert feed(data) == text
+    plain = feed(data, colours=False, size=1000)
+    assert "\x1b" not in plain
+    assert "".join(plain.split()) == "".join(text.replace("\x1b[0m", "").replace("\x1b[1;31m", "").split())
+
+
+def test_a_line_that_never_ends_does_not_fill_memory():
+    shown = LogFilter(colours=True)
+    assert sum(len(shown.feed(b"x" * 10_000)) for _ in range(100)) > 900_000
+    assert len(shown.end()) < 70_000
+
+
+class FakeTerminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_draws_a_bar_and_then_leaves_no_trace_of_short_work(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    err = FakeTerminal()
+    shown = Progress("debian", err=err)
+    shown.update(
+        {"stage": "image: fetch\x1b[2J", "done": GIB // 2, "total": GIB, "unit": "bytes", "fraction": 0.5}
+    )
+    drawn = err.getvalue()
+    assert "━" * 12 + "╌" * 12 + "  50%" in drawn
+    assert "512 MiB of 1 GiB" in drawn
+    assert "\\x1b[2J" in drawn
+    shown.close(done=True)
+    assert err.getvalue().endswith("\r\x1b[K")
+
+
+def test_quiet_progress_says_nothing():
+    err = FakeTerminal()
+    shown = Progress("x", quiet=True, err=err)
+    shown.update({"stage": "a", "fraction": 0.1})
+    shown.say("hm")
+    shown.close(done=True)
+    assert err.getvalue() == ""
