@@ -1,0 +1,140 @@
+"""The client against the real bus edge and core on a host in memory, with real polkit, bus policy and guest program."""
+
+import asyncio
+import json
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bangerd.model.vm import VM
+from tests.bus.conftest import Service
+from tests.bus.rig import ALICE, CAROL, Rig
+
+TOP = Path(__file__).parents[3]
+
+
+@dataclass
+class Done:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Run = Callable[..., Awaitable[Done]]
+
+
+@pytest.fixture
+def banger(bus: Rig, service: Service, guest: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`await banger("vm", "list", uid=ALICE)`"""
+
+    def connect() -> int:
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(str(guest))
+        link.sendall(b"CONNECT 1\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            answer += link.recv(1)
+        assert answer.startswith(b"OK")
+        return link.detach()
+
+    async def open_session(_vm: VM, _port: int) -> int:
+        return await asyncio.to_thread(connect)
+
+    monkeypatch.setattr(service.ports.shims, "open_session", open_session)
+
+    async def run(*words: str, uid: int = ALICE, stdin: bytes = b"") -> Done:
+        client = await asyncio.create_subprocess_exec(
+            "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--",
+            sys.executable, "-m", "banger", *words,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TOP / "client"), "LC_ALL": "C.UTF-8",
+                 "DBUS_SYSTEM_BUS_ADDRESS": bus.address, "PYTHONDONTWRITEBYTECODE": "1"},
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await asyncio.wait_for(client.communicate(stdin), 20)
+        assert client.returncode is not None
+        return Done(client.returncode, out.decode(), err.decode())
+
+    return run
+
+
+async def test_a_run_leaves_nothing(banger: Run, service: Service) -> None:
+    done = await banger("vm", "run", "--rm", "--", "sh", "-c", "cat; exit 7", stdin=b"hello")
+    assert (done.status, done.out) == (7, "hello")
+    assert done.err.startswith("spec: ")
+    assert len(done.err.splitlines()) == 1
+    assert service.vms.all() == ()
+
+
+async def test_the_life_of_a_vm(banger: Run) -> None:
+    done = await banger("vm", "create", "--name", "web", "--memory", "256M")
+    assert (done.status, done.out) == (0, "web\n")
+    for verb, state in (("start", "running"), ("pause", "paused"), ("resume", "running"), ("restart", "running"),
+                        ("stop", "stopped"), ("start", "running"), ("kill", "stopped")):  # fmt: skip
+        done = await banger("vm", verb, "web")
+        assert (done.status, done.out) == (0, ""), done.err
+        assert (await banger("vm", "list", "--json")).json[0]["state"] == state
+    shown = (await banger("vm", "show", "web")).out
+    assert "256 MiB" in shown
+    assert "alice (uid 1000)" in shown
+    assert (await banger("vm", "list")).out.splitlines()[1].split()[:3] == ["web", "stopped", "alice"]
+    assert (await banger("vm", "delete", "web")).status == 0
+    assert (await banger("vm", "list", "--json")).json == []
+
+
+async def test_others(banger: Run) -> None:
+    assert (await banger("vm", "run", "-q", "--name", "web", "--", "true")).status == 0
+    assert (await banger("vm", "list", "--json", uid=CAROL)).json == []
+    row = (await banger("vm", "list", "--all", "--json", uid=CAROL)).json[0]
+    assert {"name", "state", "owner"} <= set(row)
+    assert not {"image", "address", "memory"} & set(row)
+    for words in (
+        ("vm", "stop", "web"),
+        ("vm", "exec", "web", "--", "true"),
+        ("vm", "delete", "web"),
+        ("vm", "show", "web"),
+    ):
+        done = (
+            await banger(*words, "--json", uid=CAROL)
+            if "--" not in words
+            else await banger(*words, uid=CAROL)
+        )
+        assert done.status == (125 if "exec" in words else 1)
+        assert done.err.strip()
+    assert (await banger("vm", "delete", "web")).status == 0
+
+
+async def test_errors_arrive(banger: Run) -> None:
+    assert (
+        await banger("vm", "stop", "nothere")
+    ).err == "banger: no VM named 'nothere'; `banger vm list` shows yours\n"
+    done = await banger("vm", "create", "--memory", "900T")
+    assert done.status == 2
+    assert "not possible here" in done.err
+    done = await banger("vm", "run", "--image", "nothere", "--", "true")
+    assert done.status == 125
+    assert "nothere" in done.err
+    assert (await banger("job", "cancel", "999")).status == 1
+
+
+async def test_images_kernels_jobs_and_the_service(banger: Run) -> None:
+    images = (await banger("image", "list", "--json")).json
+    assert (await banger("image", "list")).out.splitlines()[1].split()[0] == images[0]["name"]
+    assert (await banger("kernel", "list")).status == 0
+    assert (await banger("vm", "create", "-q")).status == 0
+    jobs = (await banger("job", "list", "--json")).json
+    assert jobs[0]["type"] == "create"
+    assert "create" in (await banger("job", "list")).out
+    assert (await banger("version", "--json")).json["service"] == "0.1.0"
+    doctor = await banger("doctor")
+    assert doctor.out.splitlines()[0].split() == ["CHECK", "STATE", "FOUND"]
+    assert doctor.status in (0, 1)
