@@ -180,7 +180,7 @@ class ImageLibrary:
 
 
 def _arguments(job: Job, entry: _Entry, mirror: Mirror) -> list[str]:
-    options = job.build / "apt-options"
+    options = job.code / "apt-options"
     # A file that only the worker can read: a proxy's password does not belong into a command line.
     descriptor = os.open(options, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "w") as file:

@@ -13,7 +13,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from bangerd.core.ports import Progress
@@ -43,13 +43,16 @@ _NO_PLACE = ("space", "tool")
 DENIED = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One worker's folder: `code` is root's, `build` the worker's."""
 
     folder: Path
     slot: int
-    facts: dict[str, object] = field(default_factory=dict)  # the result line
+
+    @property
+    def code(self) -> Path:
+        return self.folder / "code"
 
     @property
     def build(self) -> Path:
@@ -119,16 +122,16 @@ class Workers:
     async def collect(self) -> None:
         """End workers that a killed service left, and remove their folders."""
         if self._systemd:
-            await process.run(["systemctl", "stop", UNIT.format("*")], timeout_s=60)
+            await process.run(["systemctl", "stop", UNIT.format("*")], timeout_s=60, check=False)
         for folder in sorted(self._folder.iterdir()):
             await _ended(folder)
             await asyncio.to_thread(_remove, folder)
 
     def _sandbox(self, job: Job) -> list[str]:
         return [
-            _PYTHON, "-I", str(job.folder / "code/sandbox.py"),
-            "--base", str(job.base), "--write", str(job.build), "--keep", str(job.folder / "code"),
-            "--lock", str(job.folder / "lock"), "--pythonpath", str(job.folder / "code"),
+            _PYTHON, "-I", str(job.code / "sandbox.py"),
+            "--base", str(job.base), "--write", str(job.build), "--keep", str(job.code),
+            "--lock", str(job.folder / "lock"), "--pythonpath", str(job.code),
             "--fsize", str(FILE_LIMIT), "--memory", str(MEMORY_LIMIT),
         ]  # fmt: skip
 
@@ -284,11 +287,11 @@ def _furnish(job: Job) -> None:
     """A copy of the worker's code, since the original may lie where nobody may look (below /root, say)."""
     for part in ("model", "workers"):
         shutil.copytree(
-            _PACKAGE / part, job.folder / "code/bangerd" / part, ignore=shutil.ignore_patterns("__pycache__")
+            _PACKAGE / part, job.code / "bangerd" / part, ignore=shutil.ignore_patterns("__pycache__")
         )
-    (job.folder / "code/bangerd/__init__.py").touch()
-    shutil.copyfile(_PACKAGE / "workers/sandbox.py", job.folder / "code/sandbox.py")
-    for path in [job.folder / "code", *(job.folder / "code").rglob("*")]:
+    (job.code / "bangerd/__init__.py").touch()
+    shutil.copyfile(_PACKAGE / "workers/sandbox.py", job.code / "sandbox.py")
+    for path in [job.code, *job.code.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)
     (job.folder / "lock").touch()
     job.build.mkdir()
