@@ -119,4 +119,7 @@ def describe(error: BusError, doing: str = "") -> Failure:
     # What the bus says beside its error's name helps only where we do not know the name, or a bug hides behind it.
     if code == "UnknownMethod":
         sentence = f"{sentence} ({error.text})"
+    if code == "AuthorizationRequired" and ", for which" in error.text:
+        # "VM 'web' belongs to alice; stopping it needs …": the service knows why somebody has to consent.
+        sentence = f"{error.text.partition(', for which')[0]}: {sentence}"
     return Failure(code, doing or sentence, why=sentence if doing else "", hint=hint)

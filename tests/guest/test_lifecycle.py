@@ -1,5 +1,6 @@
 """A VM that stays: created, started, used, stopped, started again, deleted; and kept from other users."""
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -56,7 +57,7 @@ def test_environment_folder_and_user_of_a_command(alice: User, web: str) -> None
 
 
 def test_log_shows_the_console(alice: User, web: str) -> None:
-    assert "Linux version" in alice.ok("vm", "logs", web) or "systemd" in alice.ok("vm", "logs", web)
+    assert re.search(r"^banger: kernel \d+ ms", alice.ok("vm", "logs", web), re.MULTILINE)
 
 
 def test_guest_that_powers_off_is_stopped(alice: User, web: str) -> None:
@@ -69,11 +70,11 @@ def test_guest_that_powers_off_is_stopped(alice: User, web: str) -> None:
 def test_another_user_is_refused_and_told_why(bob: User, alice: User, web: str, verb: str) -> None:
     done = bob.banger("vm", verb, web, *(("--", "true") if verb == "exec" else ()))
     assert done.status in (1, 125), done
-    assert "web" in done.err, done
+    assert "VM 'web' belongs to games" in done.err, done
     assert alice.state(web) == "running"
 
 
 def test_without_a_rule_nothing_is_allowed(stranger: User) -> None:
     done = stranger.banger("vm", "create", "--name", "mine")
     assert done.status == 1, done
-    assert "not allowed" in done.err or "denied" in done.err or "authoriz" in done.err, done
+    assert "com.thaloco.banger1.vm.create" in done.err, done
