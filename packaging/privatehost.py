@@ -303,6 +303,8 @@ class PrivateHost:
             ):
                 trouble.append("bangerd did not end within 20 s of SIGTERM")
             for child in reversed(self._children):
+                if (status := child.poll()) is not None:
+                    trouble.append(f"{child.args!r} had ended by itself, with status {status}")
                 child.terminate()
                 try:
                     child.wait(10)
