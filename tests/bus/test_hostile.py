@@ -208,6 +208,28 @@ async def test_calls_beyond_the_cap_are_refused_at_once(bus: Rig, service: Servi
     await idle(service)
 
 
+async def test_one_user_does_not_keep_the_others_waiting(bus: Rig, service: Service, user: User) -> None:
+    """64 costly answers of bob's are not all made before alice gets hers."""
+    alice, bob = await user(ALICE), await user(BOB)
+    for number in range(40):
+        await service.vms.create(
+            CreateRequest(name=f"vm-{number:04}", start=False), Caller(BOB, "bob", ":0.0")
+        )
+        for job in service.jobs.all():
+            service.jobs._forget(job)
+    await asyncio.gather(alice.manager("Ping", ""), bob.manager("Ping", ""))
+    with stopped(bus.polkit_pid):
+        costly = [await bob.send(bob.message(ROOT, MANAGER, "ListVMs", "a{sv}", [{}])) for _ in range(64)]
+        while sum(visit.call is not None for visit in service.server._serving.values()) < 64:
+            await asyncio.sleep(0.01)
+        ping = await alice.send(alice.message(ROOT, MANAGER, "Ping"))
+        while len(service.server._serving) < 65:
+            await asyncio.sleep(0.01)
+    await ping
+    assert len(service.server._serving) > 16  # of bob's
+    await asyncio.wait(costly)
+
+
 async def test_descriptors_in_flight_are_capped(bus: Rig, service: Service, user: User) -> None:
     bob = await user(BOB)
     await bob.manager("Ping", "")

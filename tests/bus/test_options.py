@@ -100,7 +100,7 @@ async def test_unknown_options(objects: Objects, user: User, kind: str, member: 
                 await objects.call(root, kind, member, {name: value})
             check(failed.value, name, known)
     with pytest.raises(CallFailed) as failed:
-        await objects.call(root, kind, member, {f"option-{n}": VALUES["b"] for n in range(4000)})
+        await objects.call(root, kind, member, {f"option-{n}": VALUES["b"] for n in range(600)})
     check(failed.value, "option-0", known)
     assert state(objects.service) == before
 

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from bangerd.core.jobs import Caller
@@ -10,6 +11,7 @@ from bangerd.model.errors import LimitReached
 
 CALLS = 64  # per user, in flight
 DESCRIPTORS = 32  # per user, received and not yet taken or closed
+AT_ONCE = 8  # calls of one user that are worked on at a time; the others of that user wait, nobody else does
 
 _Key = TypeVar("_Key", str, int)
 
@@ -24,6 +26,7 @@ class Clients:
         self._of_client: Counter[str] = Counter()
         self._calls: Counter[int] = Counter()
         self._descriptors: Counter[int] = Counter()
+        self._turns: dict[int, asyncio.Semaphore] = {}
 
     async def caller(self, client: str) -> Caller:
         """Raises what the bus answers for a connection that has gone."""
@@ -75,8 +78,17 @@ class Clients:
         self._calls[uid] += 1
         self._descriptors[uid] += descriptors
 
+    @asynccontextmanager
+    async def turn(self, uid: int) -> AsyncIterator[None]:
+        """Work for a user who has entered. Lets everybody else have theirs first."""
+        async with self._turns.setdefault(uid, asyncio.Semaphore(AT_ONCE)):
+            await asyncio.sleep(0)
+            yield
+
     def leave(self, uid: int, descriptors: int) -> None:
         _less(self._calls, uid, 1)
+        if uid not in self._calls:
+            self._turns.pop(uid, None)
         _less(self._descriptors, uid, descriptors)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -164,11 +165,20 @@ class Place:
     method: Method
 
 
-async def enter(judge: Judge, place: Place, call: Call, body: list[Any]) -> Any:
+Turn = Callable[[], AbstractAsyncContextManager[None]]
+
+
+async def enter(judge: Judge, turn: Turn, place: Place, call: Call, body: list[Any]) -> Any:
     """Find the object, ask, find it again, run. Raises BangerError and Refusal; anything else is a bug."""
     interface, method = place.interface, place.method
     facts = method.guard(interface, call, interface.get(place.leaf), body)
     await judge.check(call, facts)
+    async with turn():
+        return await _run(place, call, body, facts)
+
+
+async def _run(place: Place, call: Call, body: list[Any], facts: Facts) -> Any:
+    interface, method = place.interface, place.method
     # A prompt can take minutes: is it still the same object of the same owner?
     target = interface.get(place.leaf)
     now = method.guard(interface, call, target, body)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from dbus_next.constants import MessageType
@@ -217,7 +218,7 @@ class Server:
             body = parse_body(header, data)
         except Malformed as exc:
             raise Refusal("InvalidArgs", str(exc)) from None
-        result = await enter(self._authority, place, call, body)
+        result = await enter(self._authority, partial(self._clients.turn, call.uid), place, call, body)
         self._reply_result(header, place.method, result)
 
     def _served(self, task: asyncio.Task[None]) -> None:

@@ -33,6 +33,21 @@ class Done:
 Run = Callable[..., Awaitable[Done]]
 
 
+def command(*words: str, uid: int) -> list[str]:
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    return [*become, sys.executable, "-m", "banger", *words]
+
+
+def environment(bus: Rig) -> dict[str, str]:
+    return {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(TOP / "client"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "LC_ALL": "C.UTF-8",
+        "DBUS_SYSTEM_BUS_ADDRESS": bus.address,
+    }
+
+
 @pytest.fixture
 def banger(bus: Rig, service: Service, guest: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """`await banger("vm", "list", uid=ALICE)`"""
@@ -54,10 +69,7 @@ def banger(bus: Rig, service: Service, guest: Path, monkeypatch: pytest.MonkeyPa
 
     async def run(*words: str, uid: int = ALICE, stdin: bytes = b"") -> Done:
         client = await asyncio.create_subprocess_exec(
-            "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--",
-            sys.executable, "-m", "banger", *words,
-            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(TOP / "client"), "LC_ALL": "C.UTF-8",
-                 "DBUS_SYSTEM_BUS_ADDRESS": bus.address, "PYTHONDONTWRITEBYTECODE": "1"},
+            *command(*words, uid=uid), env=environment(bus),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await asyncio.wait_for(client.communicate(stdin), 20)
@@ -138,3 +150,26 @@ async def test_images_kernels_jobs_and_the_service(banger: Run) -> None:
     doctor = await banger("doctor")
     assert doctor.out.splitlines()[0].split() == ["CHECK", "STATE", "FOUND"]
     assert doctor.status in (0, 1)
+
+
+async def test_whoever_has_to_authenticate_is_asked_in_the_terminal(bus: Rig, banger: Run) -> None:
+    """By polkit's own agent, which ends with the client."""
+    assert (await banger("vm", "create", "-q", "--name", "web")).status == 0
+    master, slave = os.openpty()
+    client = await asyncio.create_subprocess_exec(
+        "setsid", "-c", *command("vm", "stop", "web", uid=CAROL), env=environment(bus),
+        stdin=slave, stdout=slave, stderr=slave,
+    )  # fmt: skip
+    os.close(slave)
+    seen = b""
+    while b"Password: " not in seen:
+        seen += await asyncio.wait_for(asyncio.to_thread(os.read, master, 4096), 15)
+    assert b"AUTHENTICATING FOR com.thaloco.banger1.vm.manage-others" in seen
+    assert b"VM 'web'" in seen
+    client.kill()
+    await client.wait()
+    with pytest.raises(OSError, match="Input/output error"):  # nobody has the terminal open any more
+        while True:
+            await asyncio.wait_for(asyncio.to_thread(os.read, master, 4096), 15)
+    os.close(master)
+    assert (await banger("vm", "delete", "web")).status == 0
