@@ -123,7 +123,7 @@ async def test_options_of_the_wrong_type(objects: Objects, user: User, member: s
 
 async def test_a_near_miss_is_named(objects: Objects, user: User) -> None:
     with pytest.raises(CallFailed) as failed:
-        await (await user(ALICE)).manager("ResolveSpec", "a{sv}", {"memmory": VALUES["t"]})
+        await (await user(ALICE)).manager("ResolveSpec", "a{sv}", {"memry": VALUES["t"]})
     assert "did you mean 'memory'?" in failed.value.text
 
 
