@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-
 from tests.unit.native_protocol import NATIVE, Shim
 
 SANITIZED = NATIVE / "build/asan"

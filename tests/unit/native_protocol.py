@@ -97,7 +97,8 @@ class Session:
             self.buffer += data
 
     def take(self, kind: int, payload: bytes) -> None:
-        assert self.result.exit is None and self.result.error is None, "a message after the last one"
+        assert self.result.exit is None, "a message after the last one"
+        assert self.result.error is None, "a message after the last one"
         match kind:
             case 16:
                 (self.result.pid,) = struct.unpack("<I", payload)
@@ -146,7 +147,9 @@ class Session:
                     self.credit -= len(chunk)
                     pending = pending[len(chunk) :]
                     ended = not chunk
-            readable, writable, _ = select.select([self.sock], [self.sock] if out else [], [], max(0.0, deadline - time.monotonic()))
+            readable, writable, _ = select.select(
+                [self.sock], [self.sock] if out else [], [], max(0.0, deadline - time.monotonic())
+            )
             assert readable or writable, f"nothing happened in time: {self.result}"
             if writable:
                 try:

@@ -9,7 +9,6 @@ import threading
 import time
 
 import pytest
-
 from tests.unit.native_protocol import (
     ERROR,
     EXEC,

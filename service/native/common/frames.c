@@ -8,8 +8,11 @@
 
 enum {
     PARSER_SIZE = 2 * FRAME_MAX,
-    /* Bytes full of false frame starts would otherwise cost a checksum of 64 KiB for every two of them. */
+    /* Bytes full of false frame starts would otherwise cost a checksum of 64 KiB for every few of them. When so many
+     * bytes were checksummed in vain, only frames of at most CHEAP bytes, HELLO and WELCOME among them, are looked
+     * for; a sound frame ends that. */
     CRC_BUDGET = 1 << 20,
+    CHEAP = 64,
 };
 
 void frame_seal(uint8_t *p, enum frame_type type, uint32_t channel, uint32_t length, uint32_t epoch)
@@ -52,7 +55,6 @@ uint8_t *parser_room(struct frame_parser *s, size_t *room)
         s->data = malloc(PARSER_SIZE);
         if (!s->data)
             abort();
-        s->crc_budget = CRC_BUDGET;
     }
     if (s->start == s->end)
         s->start = s->end = 0;
@@ -105,16 +107,15 @@ bool parser_next(struct frame_parser *s, struct frame *out)
             skip(s, 1);
             continue;
         }
+        if (length > CHEAP && length > s->crc_budget) {
+            skip(s, 1);
+            continue;
+        }
         if (left < FRAME_HEADER + length)
             return false;
         if (crc32(crc32(0, p, 16), p + FRAME_HEADER, length) != get32(p + 16)) {
-            if (s->crc_budget < FRAME_HEADER + length) {
-                s->crc_budget = CRC_BUDGET;
-                skip(s, left);
-            } else {
-                s->crc_budget -= FRAME_HEADER + length;
-                skip(s, 1);
-            }
+            s->crc_budget -= length > CHEAP ? length : 0;
+            skip(s, 1);
             continue;
         }
         s->crc_budget = CRC_BUDGET;
@@ -129,6 +130,7 @@ void parser_reset(struct frame_parser *s)
 {
     s->start = s->end = 0;
     s->skipped = 0;
+    s->crc_budget = CRC_BUDGET;
 }
 
 void parser_free(struct frame_parser *s)

@@ -47,15 +47,15 @@ struct frame_parser {
     uint8_t *data; /* PARSER_SIZE bytes, allocated at the first use */
     size_t start, end;
     uint64_t skipped;  /* bytes that were no part of a frame */
-    size_t crc_budget; /* bytes that may still be checksummed in vain before the whole buffer is given up */
+    size_t crc_budget; /* bytes that may still be checksummed in vain */
     bool only_welcome; /* everything but a WELCOME is skipped, and never waited for */
 };
 
+/* Begins anew: forgets what was read so far. */
+void parser_reset(struct frame_parser *s);
 /* Where to read further bytes to, and how many fit (at least one). Ends the life of the last frame's payload. */
 uint8_t *parser_room(struct frame_parser *s, size_t *room);
 void parser_fed(struct frame_parser *s, size_t n);
 /* The next whole frame; false when more bytes are needed. */
 bool parser_next(struct frame_parser *s, struct frame *out);
-/* Forgets what was read so far. */
-void parser_reset(struct frame_parser *s);
 void parser_free(struct frame_parser *s);
