@@ -1,7 +1,8 @@
 """Booted machines, one without and one with banger, for all tests that do not need it fresh."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,9 +10,15 @@ import pytest
 from tests.guest.machine import build_library
 from tests.system.debian_root import CACHE, SUITES, wheelhouse
 from tests.system.machine import Machine
+from tests.system.supervisor_contract import STAND_IN, Rig
+
+from bangerd.bus.link import Link
+from bangerd.core.ports import Supervisor
+from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
 
 # BANGER_SUITES="bookworm trixie" runs every test of this folder on both.
 CHOSEN = os.environ.get("BANGER_SUITES", SUITES[0]).split()
+SHIM = Path("/usr/local/lib/banger-test-shim")
 LIBRARY = CACHE.parent / "library"
 SOURCE = "/usr/src/banger"
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
@@ -46,3 +53,31 @@ def installed_machine(suite: str) -> Iterator[Machine]:
         booted.copy_repo(SOURCE)
         booted.run("make", "install", cwd=SOURCE, env=OFFLINE, timeout=300)
         yield booted
+
+
+@pytest.fixture
+async def rig(machine: Machine) -> AsyncIterator[Rig]:
+    machine.copy_in(STAND_IN, str(SHIM))
+    machine.run("chmod", "755", str(SHIM))
+    machine.run("mkdir", "-p", "-m", "711", "/run/banger", "/run/banger/vm", "/var/lib/banger")
+    links: list[Link] = []
+
+    async def again() -> Supervisor:
+        supervisor = SystemdSupervisor()
+        links.append(await Link.open(machine.bus_address, SYSTEMD, supervisor.on_signal))
+        await supervisor.open(links[-1])
+        return supervisor
+
+    def outside(path: Path) -> Path:
+        return Path(f"/proc/{machine.leader}/root{path}")
+
+    rig = Rig(again, await again(), Path("/run/banger"), SHIM, outside)
+    try:
+        yield rig
+        for sid in await rig.supervisor.list_sids():
+            await rig.supervisor.stop(sid)
+        await rig.supervisor.close()
+    finally:
+        for link in links:
+            link.close()
+        shutil.rmtree(outside(Path("/run/banger/vm")))

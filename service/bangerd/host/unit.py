@@ -10,12 +10,11 @@ Property = tuple[str, str, object]  # name, D-Bus signature, value
 STDIN_FD = 0  # index of the lifeline among the call's descriptors
 
 _US = 1_000_000
-_UNLIMITED = 2**64 - 1
 
-# Hidden whole, then the VM's own files are bound back in: other VMs' files, the database, the system bus, other
-# users' runtime folders, and what a distribution may keep anywhere below.
 _NOTIFY_SOCKET = "/run/systemd/notify"
-_HIDDEN = ("/run", "/var", "/srv", "/media", "/mnt")
+# Hidden whole, then the VM's own files are bound back in: other VMs' files, the database, the system bus, other
+# users' runtime folders, memory that any two processes could share, and what an admin may keep elsewhere.
+_HIDDEN = ("/boot", "/dev/shm", "/media", "/mnt", "/opt", "/run", "/srv", "/var")  # noqa: S108
 
 
 def unit_name(sid: str) -> str:
@@ -79,22 +78,22 @@ def _limits(spec: UnitSpec) -> list[Property]:
 
 def _view(spec: UnitSpec) -> list[Property]:
     """What the unit sees of the host's files and devices."""
-    devices = [*spec.devices]
-    writable = [str(spec.run_dir), *map(str, spec.read_write)]
+    writable = [str(spec.run_dir), *map(str, spec.read_write), *spec.devices]
+    readable = [*map(str, spec.read_only), _NOTIFY_SOCKET]
+    # A VMM of the admin's own may be in /opt.
+    hidden = [
+        path for path in _HIDDEN if path != "/opt" or not any(word.startswith("/opt/") for word in spec.argv)
+    ]
     return [
         ("ProtectSystem", "s", "strict"),
         ("ProtectHome", "s", "tmpfs"),
-        ("TemporaryFileSystem", "a(ss)", [[path, "ro"] for path in _HIDDEN if Path(path).is_dir()]),
-        ("BindPaths", "a(ssbt)", [[path, path, False, 0] for path in [*writable, *devices]]),
-        (
-            "BindReadOnlyPaths",
-            "a(ssbt)",
-            [[str(path), str(path), False, 0] for path in (*spec.read_only, _NOTIFY_SOCKET)],
-        ),
+        ("TemporaryFileSystem", "a(ss)", [[path, "ro"] for path in hidden if Path(path).is_dir()]),
+        ("BindPaths", "a(ssbt)", [[path, path, False, 0] for path in writable]),
+        ("BindReadOnlyPaths", "a(ssbt)", [[path, path, False, 0] for path in readable]),
         # A /dev of its own, to which its devices are bound; the device policy says the same once more.
         ("PrivateDevices", "b", True),
         ("DevicePolicy", "s", "closed"),
-        ("DeviceAllow", "a(ss)", [[device, "rw"] for device in devices]),
+        ("DeviceAllow", "a(ss)", [[device, "rw"] for device in spec.devices]),
     ]
 
 
