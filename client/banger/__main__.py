@@ -1,5 +1,6 @@
 """Entry point of `banger`."""
 
+import atexit
 import os
 import signal
 import sys
@@ -15,7 +16,9 @@ def main() -> None:
     from banger.cli import run
 
     status = run(sys.argv[1:])
-    # Tearing GLib and the interpreter down takes longer than a list of VMs; nothing is left to tidy up.
+    # Tearing GLib and the interpreter down takes 20 ms, a sixth of all, and there is nothing left to tidy up
+    # but what asked for it.
+    atexit._run_exitfuncs()  # noqa: SLF001 - what sys.exit would do first
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,9 +1,12 @@
 """The user's terminal: raw mode that is undone on every path, its size, and an agent that asks for passwords there."""
 
+import atexit
 import contextlib
 import fcntl
 import os
 import select
+import shutil
+import signal
 import struct
 import sys
 import termios
@@ -11,7 +14,7 @@ import tty
 from types import TracebackType
 from typing import Any, Self
 
-_AGENT = "/usr/bin/pkttyagent"
+_AGENT = "pkttyagent"
 _AGENT_START_S = 10.0
 
 
@@ -55,19 +58,36 @@ class Raw:
 def start_agent() -> bool:
     """Start polkit's terminal agent for this process, if there is a terminal; return whether a prompt can appear.
 
-    With `--fallback` it steps back where a desktop's agent is registered. It ends with this process.
+    Where a desktop's agent can be registered for our session, that one is asked first. Ours ends with this process,
+    however that ends.
     """
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    if not os.access(_AGENT, os.X_OK):
+    if shutil.which(_AGENT) is None:
         return True  # a desktop session may have one of its own
     ready, notify = os.pipe()
     os.set_inheritable(notify, True)  # noqa: FBT003 - it takes no keyword
-    argv = [_AGENT, "--process", str(os.getpid()), "--notify-fd", str(notify), "--fallback"]
+    argv = [
+        "setpriv",
+        "--pdeathsig",
+        "TERM",
+        _AGENT,
+        "--process",
+        str(os.getpid()),
+        "--notify-fd",
+        str(notify),
+    ]
+    if "XDG_SESSION_ID" in os.environ:
+        argv.append("--fallback")  # outside of a session polkit 122 never asks such an agent
     try:
-        os.posix_spawn(_AGENT, argv, os.environ)
+        atexit.register(_end, os.posix_spawnp(argv[0], argv, os.environ))
         os.close(notify)
         select.select([ready], [], [], _AGENT_START_S)  # closed once it is registered, or has ended
     finally:
         os.close(ready)
     return True
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGTERM)
+    os.waitpid(pid, 0)

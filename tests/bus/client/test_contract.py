@@ -166,10 +166,17 @@ async def test_whoever_has_to_authenticate_is_asked_in_the_terminal(bus: Rig, ba
         seen += await asyncio.wait_for(asyncio.to_thread(os.read, master, 4096), 15)
     assert b"AUTHENTICATING FOR com.thaloco.banger1.vm.manage-others" in seen
     assert b"VM 'web'" in seen
-    client.kill()
-    await client.wait()
-    with pytest.raises(OSError, match="Input/output error"):  # nobody has the terminal open any more
-        while True:
-            await asyncio.wait_for(asyncio.to_thread(os.read, master, 4096), 15)
+    os.write(master, b"wrong\n")
+    while b"AUTHENTICATION FAILED" not in seen or b"banger:" not in seen:
+        seen += await asyncio.wait_for(asyncio.to_thread(os.read, master, 4096), 15)
+    assert await asyncio.wait_for(client.wait(), 15) == 1
+    # Nobody has the terminal open any more: the agent is gone.
+    with pytest.raises(OSError, match="Input/output error"):
+        await asyncio.wait_for(asyncio.to_thread(drain, master), 15)
     os.close(master)
     assert (await banger("vm", "delete", "web")).status == 0
+
+
+def drain(fd: int) -> None:
+    while os.read(fd, 4096):
+        pass
