@@ -119,10 +119,11 @@ class Netns:
                 sock.sendto(echo_request(ident), (address, 0))
                 while True:
                     packet, (sender, _) = sock.recvfrom(2048)
-                    kind, about = packet[20], packet[44:48]  # about: whereto went what an error complains of
+                    kind = packet[20]
                     if kind == 0 and sender == address and packet[24:26] == struct.pack(">H", ident):
                         return True
-                    if kind in {3, 11} and about == ipaddress.IPv4Address(address).packed:
+                    # An error carries the header of what it complains of, and eight bytes more.
+                    if kind in {3, 11} and packet[37] == 1 and packet[52:54] == struct.pack(">H", ident):
                         return False
             except OSError:
                 return False

@@ -185,6 +185,25 @@ async def test_guest_reaches_nothing_of_the_host(host: Netns, pair: tuple[Guest,
                 service.recv(100)
 
 
+async def test_the_bridge_itself_is_strict(internet: Netns, pair: tuple[Guest, Guest]) -> None:
+    """What the kernel sees to, also while the rules are gone."""
+    guest, _ = pair
+    for interface in (BRIDGE, ONE.tap):
+        assert lab.run("ip", "-6", "addr", "show", "dev", interface) == ""
+    lab.run("nft", "flush", "ruleset")
+    with internet, lab.capture("eth0") as outside:
+        guest.send_udp(SERVER, 9, b"hostile", source="203.0.113.9")
+        guest.send_udp(SERVER, 9, b"a true one")
+        while not (frame := outside.recv(2000)).endswith(b"a true one"):
+            assert b"hostile" not in frame
+    guest.seen.clear()
+    for target in (HOST, "127.0.0.1", GATEWAY):
+        guest.send(ether(BROADCAST, ONE.mac, 0x0806, arp(1, ONE.mac, ONE.address, target)))
+    lab.until(lambda: bool(guest.seen), "an answer")
+    (answer,) = guest.seen  # to the last alone
+    assert answer[28:32] == bytes([172, 16, 0, 1])
+
+
 async def test_metadata_services_are_out_of_reach(
     host: Netns, internet: Netns, pair: tuple[Guest, Guest]
 ) -> None:

@@ -156,6 +156,11 @@ async def test_guests_do_not_reach_containers(network: HostNetwork, container: N
     assert guest.ns.ping(SERVER)
     assert not guest.ns.ping(CONTAINER, timeout=0.3)
     assert not container.ping(vm.address, timeout=0.3)
+    with container.udp(CONTAINER, 53, timeout=0.1) as service:
+        guest.send_udp(CONTAINER, 53, b"hostile")
+        assert guest.ns.ping(SERVER)
+        with pytest.raises(TimeoutError):
+            service.recv(100)
 
 
 async def test_works_with_and_without_bridge_netfilter(

@@ -68,7 +68,6 @@ def _bridge_table(guests: Sequence[VM]) -> str:
 		iifname "{TAP_PREFIX}*" goto guest
 	}}
 	chain guest {{
-		ether type vlan drop
 		ether daddr {BRIDGE_MAC} ether type ip iifname . ether saddr . ip saddr @guests accept
 		ether daddr {{ {BRIDGE_MAC}, ff:ff:ff:ff:ff:ff }} ether type arp iifname . ether saddr . arp saddr ip @guests iifname . arp saddr ether . arp saddr ip @guests accept
 		drop
