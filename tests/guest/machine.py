@@ -82,7 +82,8 @@ class Machine:
             runtime=Path("/run") / name,
             state=self.state,
             users=(ALICE, BOB),
-            config=config,
+            # Uids of its own: everything at a VM's uid is killed when the VM ends, on all of this kernel.
+            config=f"uid_first = {100_000 + os.getpid() % 50_000 * 1000}\n{config}",
             within=self.netns.within,
         )
         self.host = PrivateHost(self.layout)
