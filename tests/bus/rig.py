@@ -110,10 +110,12 @@ def _running(folder: Path, rules: Sequence[Path], *, polkit: bool, limits: str) 
                 authority = _start_polkit(folder, address, log)
             yield Rig(address, bus.pid, authority.pid if authority else 0, folder)
         finally:
+            ended = authority.poll() if authority else None
             for child in (authority, bus):
                 if child is not None:
                     child.terminate()
                     child.wait(10)
+        assert ended is None, f"polkitd ended by itself with {ended}: {(folder / 'log').read_text()}"
 
 
 def _system_accounts(file: str) -> str:

@@ -153,9 +153,6 @@ class Server:
                 header, Refusal("LimitsExceeded", "bangerd has too many files open; try again later")
             )
             return
-        if (header.interface, header.member) in standard.SIGNATURES:
-            self._answer_standard(header, data)
-            return
         self._clients.arrived(header.sender)
         visit = _Visit(header, fds, len(fds))
         task = asyncio.create_task(self._serve(visit, data), name=f"{header.member} for {header.sender}")
@@ -187,38 +184,34 @@ class Server:
 
     # serving
 
-    def _answer_standard(self, header: Header, data: bytes) -> None:
-        try:
-            body = parse_body(header, data)
-            signature, values = standard.answer(
-                self._tree, header.path, header.interface, header.member, body
-            )
-            self._reply(header, signature, values, [])
-        except Malformed as exc:
-            self._reply_error(header, Refusal("InvalidArgs", str(exc)))
-        except Exception as exc:  # noqa: BLE001  # whatever it is, the caller gets one sentence
-            self._reply_error(header, exc)
-
     async def _serve(self, visit: _Visit, data: bytes) -> None:
         header = visit.header
         try:
             caller = await self._clients.caller(header.sender)
+        except (DBusError, Lost, TimeoutError) as exc:
+            log.info("%s left before its call was served: %s", header.sender, exc)
+            return
+        try:
             self._clients.enter(caller.uid, visit.descriptors)
             visit.call, visit.fds = Call(header, caller, list(visit.fds)), []
             await self._run(visit.call, data)
-        except (DBusError, Lost, TimeoutError) as exc:
-            log.info("%s left before its call was served: %s", header.sender, exc)
         except Exception as exc:  # noqa: BLE001  # whatever it is, the caller gets one sentence
             self._reply_error(header, exc)
 
     async def _run(self, call: Call, data: bytes) -> None:
         header = call.header
-        place = self._tree.method(header.path, header.interface, header.member)
         try:
             body = parse_body(header, data)
         except Malformed as exc:
             raise Refusal("InvalidArgs", str(exc)) from None
-        result = await enter(self._authority, partial(self._clients.turn, call.uid), place, call, body)
+        turn = partial(self._clients.turn, call.uid)
+        if (header.interface, header.member) in standard.SIGNATURES:
+            async with turn():
+                signature, values = standard.answer(self._tree, header, body)
+            self._reply(header, signature, values, [])
+            return
+        place = self._tree.method(header.path, header.interface, header.member)
+        result = await enter(self._authority, turn, place, call, body)
         self._reply_result(header, place.method, result)
 
     def _served(self, task: asyncio.Task[None]) -> None:

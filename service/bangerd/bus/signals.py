@@ -38,7 +38,7 @@ class Signals:
             case "state":
                 self._changed("", path, names.VM_INTERFACE, self._core.vms.state(vm).value)
             case _:
-                raise ValueError(event)
+                pass
 
     def _job(self, job: Job, event: str) -> None:
         if event != "ended":

@@ -6,6 +6,7 @@ from typing import Any
 from bangerd.bus import names
 from bangerd.bus.errors import Refusal
 from bangerd.bus.tree import Tree
+from bangerd.bus.wire import Header
 
 SIGNATURES = {
     (names.INTROSPECTABLE, "Introspect"): "",
@@ -17,19 +18,19 @@ SIGNATURES = {
 }
 
 
-def answer(tree: Tree, path: str, interface: str, member: str, body: list[Any]) -> tuple[str, list[Any]]:
+def answer(tree: Tree, header: Header, body: list[Any]) -> tuple[str, list[Any]]:
     """Signature and body of the reply to a call of SIGNATURES. Raises Refusal, BangerError."""
-    match (interface, member):
+    match (header.interface, header.member):
         case (names.INTROSPECTABLE, "Introspect"):
-            return "s", [tree.introspect(path)]
+            return "s", [tree.introspect(header.path)]
         case (names.PEER, "GetMachineId"):
             return "s", [_machine_id()]
         case (names.PROPERTIES, "GetAll"):
-            return "a{sv}", [tree.properties(path, body[0])]
+            return "a{sv}", [tree.properties(header.path, body[0])]
         case (names.PROPERTIES, "Get"):
-            return "v", [_one(tree, path, body[0], body[1])]
+            return "v", [_one(tree, header.path, body[0], body[1])]
         case (names.PROPERTIES, "Set"):
-            _one(tree, path, body[0], body[1])
+            _one(tree, header.path, body[0], body[1])
             raise Refusal("PropertyReadOnly", "properties of banger are changed by its methods only")
         case _:
             return "", []  # Ping

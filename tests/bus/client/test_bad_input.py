@@ -58,5 +58,5 @@ def test_a_command_too_large_to_pass(lab):
     words = ["x" * 100_000] * 15
     done = lab.run("vm", "run", "--rm", "--", "echo", *words)
     assert done.status == 2
-    assert "more than the 1048576 that can be passed" in done.err
+    assert "and 1 MiB can be passed" in done.err
     assert lab.members() == []

@@ -156,7 +156,7 @@ def test_an_interactive_caller_only_when_that_helps(lab, terminal):
     lab.set(prompt=["Stop"])
     done = lab.run("vm", "stop", "web")
     assert done.status == 1
-    assert "administrator's consent" in done.err
+    assert "needs consent\n  next: run it in a terminal" in done.err
     assert [call["interactive"] for call in lab.calls() if call["member"] == "Stop"] == [False]
     tty = terminal("vm", "stop", "web")
     assert tty.wait() == 0, tty.seen
