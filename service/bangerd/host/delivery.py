@@ -48,20 +48,22 @@ class Delivery:
             descriptor = os.open(name, flags, dir_fd=self._build)
         except OSError as exc:
             raise PullFailed(f"the build worker delivered no {name} ({exc.strerror})") from exc
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             seen = os.fstat(descriptor)
             if not stat.S_ISREG(seen.st_mode) or seen.st_nlink != 1 or not 0 < seen.st_size <= SIZE_LIMIT:
                 raise PullFailed(f"what the build worker delivered as {name} is no plain file of its own")
-            check_content(name, file.read(4096), seen.st_size)
+            check_content(name, os.pread(descriptor, 4096, 0), seen.st_size)
             os.fchown(descriptor, 0, 0)
             os.fchmod(descriptor, 0o644)
-            file.seek(0)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
             os.fsync(descriptor)
             target = self.folder / name
             os.rename(name, target, src_dir_fd=self._build)
             if not os.path.samestat(os.lstat(target), seen):
                 raise PullFailed(f"{name} was replaced while it was checked")
+        finally:
+            os.close(descriptor)
         return digest, seen.st_size
 
     def place(self, target: Path) -> None:

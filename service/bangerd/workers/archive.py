@@ -100,8 +100,8 @@ class Apt:
         (folder / "etc/sources.list").write_text(source.lines())
         self.conf.write_text(
             f'Dir "{folder}";\n'
-            'Dir::Etc "etc"; Dir::Etc::SourceParts ""; Dir::Etc::Parts "";\n'
-            'Dir::Etc::Trusted ""; Dir::Etc::TrustedParts "";\n'
+            # Sources, settings and keys of the host are all named relative to this.
+            'Dir::Etc "etc";\n'
             f'Dir::State "state"; Dir::State::Status "{folder}/status"; Dir::Cache "cache"; Dir::Log "log";\n'
             f'APT::Architecture "{source.architecture}"; APT::Architectures {{ "{source.architecture}"; }};\n'
             # The whole worker is nobody already, and in its user namespace _apt owns no file.

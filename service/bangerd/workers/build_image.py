@@ -127,12 +127,16 @@ class _Log:
         self._tail = b""
 
     def read(self, stream: IO[bytes]) -> None:
-        for line in stream:
-            self._tail = (self._tail + line)[-_TAIL:]
-            sys.stderr.buffer.write(line)
-            if _LINE.match(line):
-                self._seen += 1
-                self._count(self._seen)
+        with stream:
+            for line in stream:
+                self._line(line)
+
+    def _line(self, line: bytes) -> None:
+        self._tail = (self._tail + line)[-_TAIL:]
+        sys.stderr.buffer.write(line)
+        if _LINE.match(line):
+            self._seen += 1
+            self._count(self._seen)
 
     def text(self) -> str:
         return self._tail.decode(errors="replace")
