@@ -57,8 +57,8 @@ _BUS_FAILURES: dict[str, tuple[str, str, str]] = {
     ),
     "InteractiveAuthorizationRequired": (
         "AuthorizationRequired",
-        "this needs an administrator's consent, and there is no way to ask here",
-        "run it in a terminal or a desktop session, or as root",
+        "somebody has to authenticate for this",
+        "run it in a terminal or a desktop session, where a password can be asked for",
     ),
     "AccessDenied": ("AccessDenied", "the system bus refuses this request", _VERSION_HINT),
     "LimitsExceeded": (
@@ -116,9 +116,11 @@ def describe(error: BusError, doing: str = "") -> Failure:
     if known is None:
         return Failure(error.name, doing or "the banger service failed", why=error.text)
     code, sentence, hint = known
-    # What the bus says beside its error's name helps only where we do not know the name, or a bug hides behind it.
+    # What is said beside the error's name helps only where the service says it, or a bug hides behind it.
     if code == "UnknownMethod":
         sentence = f"{sentence} ({error.text})"
+    elif code == "AuthorizationRequired":
+        sentence = error.text.removesuffix("; allow the call to be interactive") or sentence
     if code == "AuthorizationRequired" and ", for which" in error.text:
         # "VM 'web' belongs to alice; stopping it needs …": the service knows why somebody has to consent.
         sentence = f"{error.text.partition(', for which')[0]}: {sentence}"

@@ -14,18 +14,11 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from banger import terminal
-from banger.errors import RUN_FAILED, Failure, UsageError
+from banger import messages, terminal
+from banger.errors import RUN_FAILED, Failure
+from banger.messages import Command, encode
 from banger.sink import Sink
 
-EXEC, STDIN, SIGNAL, WINSIZE = 1, 2, 3, 4
-STARTED, STDOUT, STDERR, EXIT, ERROR, STDIN_CREDIT = 16, 17, 18, 19, 20, 21
-
-_HEADER = struct.Struct("<B3xI")
-_ITEM = struct.Struct("<HI")
-_U32 = struct.Struct("<I")
-_MAX_PAYLOAD = 65536
-_MAX_EXEC = 1024 * 1024
 _READ_SIZE = 256 * 1024
 _QUEUE_LIMIT = 256 * 1024  # unsent bytes at which stdin is left unread
 
@@ -33,49 +26,6 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 _INSIST = 3  # so many SIGINT within a second leave a command that takes no notice
 _ESCAPE = b"\x1d"  # so many Ctrl-] within a second leave a terminal session
 _GRACE_AFTER_PIPE_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """What to run in the guest. No argv: the user's login shell. `tty`: rows and columns."""
-
-    argv: tuple[str, ...] = ()
-    env: tuple[str, ...] = ()
-    workdir: str = ""
-    user: str = ""
-    tty: tuple[int, int] | None = None
-
-
-def encode(command: Command) -> bytes:
-    """The EXEC message. Raises UsageError for what no guest could run."""
-    items: list[tuple[int, bytes]] = [(1, _text(word, "an argument")) for word in command.argv]
-    for variable in command.env:
-        if variable.find("=") < 1:
-            raise UsageError(f"{variable[:80]!a} is no environment setting", hint="write it as NAME=value")
-        items.append((2, _text(variable, "an environment variable")))
-    if command.workdir:
-        if not command.workdir.startswith("/"):
-            raise UsageError(f"the working folder {command.workdir[:80]!a} is no absolute path")
-        items.append((3, _text(command.workdir, "the working folder")))
-    if command.user:
-        items.append((4, _text(command.user, "the user's name")))
-    if command.tty is not None:
-        items.append((5, struct.pack("<HH", *command.tty)))
-    if not command.argv:
-        items.append((6, b""))
-    payload = b"".join(_ITEM.pack(tag, len(value)) + value for tag, value in items)
-    if len(payload) > _MAX_EXEC:
-        raise UsageError(
-            f"command and environment are {len(payload)} bytes together, more than the {_MAX_EXEC} that can be passed",
-            hint="pass large data through standard input or a file",
-        )
-    return _HEADER.pack(EXEC, len(payload)) + payload
-
-
-def _text(value: str, what: str) -> bytes:
-    if "\0" in value:
-        raise UsageError(f"{what} contains a NUL byte, which no program can be given")
-    return os.fsencode(value)
 
 
 @dataclass(slots=True)
@@ -111,7 +61,10 @@ class _Session:
         self._in = bytearray()
         self._tty = tty
         self._state = _State()
-        self._sinks = {STDOUT: stack.enter_context(Sink(1)), STDERR: stack.enter_context(Sink(2))}
+        self._sinks = {
+            messages.STDOUT: stack.enter_context(Sink(1)),
+            messages.STDERR: stack.enter_context(Sink(2)),
+        }
         self._raw: terminal.Raw | None = None
         if tty and os.isatty(0):
             self._raw = stack.enter_context(terminal.Raw(0))
@@ -171,7 +124,7 @@ class _Session:
     # To the guest
 
     def _send(self, kind: int, payload: bytes) -> None:
-        self._out += _HEADER.pack(kind, len(payload))
+        self._out += messages.HEADER.pack(kind, len(payload))
         self._out += payload
         self._flush()
 
@@ -188,7 +141,7 @@ class _Session:
     def _read_stdin(self) -> None:
         state = self._state
         try:
-            data = os.read(0, min(state.credit, _MAX_PAYLOAD))
+            data = os.read(0, min(state.credit, messages.MAX_PAYLOAD))
         except BlockingIOError:
             return
         except OSError:
@@ -198,7 +151,7 @@ class _Session:
             return
         state.credit -= len(data)
         state.stdin_open = bool(data)
-        self._send(STDIN, data)
+        self._send(messages.STDIN, data)
 
     def _escaped(self, data: bytes) -> bool:
         state, now = self._state, time.monotonic()
@@ -221,7 +174,7 @@ class _Session:
             # Keys reach the guest as bytes: this came from outside and means us.
             state.left = _ended_by(signum)
         else:
-            self._send(SIGNAL, _U32.pack(signum))
+            self._send(messages.SIGNAL, messages.U32.pack(signum))
             if signum == signal.SIGINT:
                 state.interrupts = [at for at in state.interrupts if now - at < 1] + [now]
                 if len(state.interrupts) >= _INSIST:
@@ -237,7 +190,7 @@ class _Session:
 
     def _send_size(self) -> None:
         if self._tty:
-            self._send(WINSIZE, struct.pack("<HH", *terminal.size()))
+            self._send(messages.WINSIZE, struct.pack("<HH", *terminal.size()))
 
     # From the guest
 
@@ -263,15 +216,15 @@ class _Session:
     def _take_messages(self) -> None:
         state, at = self._state, 0
         with memoryview(self._in) as view:
-            while len(view) - at >= _HEADER.size and state.end is None:
-                kind, length = _HEADER.unpack_from(view, at)
-                if length > _MAX_PAYLOAD:
+            while len(view) - at >= messages.HEADER.size and state.end is None:
+                kind, length = messages.HEADER.unpack_from(view, at)
+                if length > messages.MAX_PAYLOAD:
                     state.end = _broken(f"a message of {length} bytes")
                     break
-                end = at + _HEADER.size + length
+                end = at + messages.HEADER.size + length
                 if end > len(view):
                     break
-                with view[at + _HEADER.size : end] as payload:
+                with view[at + messages.HEADER.size : end] as payload:
                     self._message(kind, payload)
                 at = end
         del self._in[:at]
@@ -280,15 +233,17 @@ class _Session:
         state = self._state
         if kind in self._sinks:
             self._output(kind, payload)
-        elif kind == STDIN_CREDIT and len(payload) == 4:
-            state.credit += _U32.unpack(payload)[0]
-        elif kind == STARTED and len(payload) == 4:
+        elif kind == messages.STDIN_CREDIT and len(payload) == 4:
+            state.credit += messages.U32.unpack(payload)[0]
+        elif kind == messages.STARTED and len(payload) == 4:
             pass
-        elif kind == EXIT and len(payload) == 8:
+        elif kind == messages.EXIT and len(payload) == 8:
             how, value = struct.unpack("<II", payload)
             state.end = min(128 + value, 255) if how else value & 0xFF
-        elif kind == ERROR and len(payload) >= 4:
-            state.end = _refused(_U32.unpack_from(payload)[0], bytes(payload[4:]).decode("utf-8", "replace"))
+        elif kind == messages.ERROR and len(payload) >= 4:
+            state.end = _refused(
+                messages.U32.unpack_from(payload)[0], bytes(payload[4:]).decode("utf-8", "replace")
+            )
         else:
             state.end = _broken(f"message {kind} of {len(payload)} bytes")
 
@@ -298,13 +253,13 @@ class _Session:
             if not sink.write(payload):
                 self._closed(kind)
         elif (
-            kind == STDOUT
+            kind == messages.STDOUT
             and not state.hung_up
             and time.monotonic() - state.pipe_broke_at > _GRACE_AFTER_PIPE_S
         ):
             # It ignores SIGPIPE and writes on.
             state.hung_up = True
-            self._send(SIGNAL, _U32.pack(signal.SIGHUP))
+            self._send(messages.SIGNAL, messages.U32.pack(signal.SIGHUP))
 
     def _feed_sink(self, fd: int, events: int) -> None:
         for kind, sink in self._sinks.items():
@@ -319,9 +274,9 @@ class _Session:
 
     def _closed(self, kind: int) -> None:
         """Nobody reads our output any more: let the command learn it as it would here."""
-        if kind == STDOUT:
+        if kind == messages.STDOUT:
             self._state.pipe_broke_at = time.monotonic()
-            self._send(SIGNAL, _U32.pack(signal.SIGPIPE))
+            self._send(messages.SIGNAL, messages.U32.pack(signal.SIGPIPE))
 
 
 def _catch_signals(stack: ExitStack, *, tty: bool) -> socket.socket:

@@ -6,12 +6,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from banger import render, session, terminal, units
+from banger import messages, render, session, terminal, units
 from banger.cli.options import DEFAULTS, PEOPLE, Output, Spec, VMName
 from banger.cli.prepare import prepare
 from banger.errors import Failure, UsageError
+from banger.messages import Command
 from banger.service import Service, Wanted
-from banger.session import Command
 
 # Filled with what stands after `--`, which is never parsed.
 Tail = Annotated[tuple[str, ...], Parameter(parse=False)]
@@ -51,7 +51,7 @@ def run(
         )
     wanted = spec.wanted()
     what = _command(command, tty=tty, env=env, user=user, workdir=workdir)
-    session.encode(what)  # what no guest could run is refused before anything is made
+    messages.encode(what)  # what no guest could run is refused before anything is made
     service = Service()
     prepare(service, wanted, output)
     if rm:
@@ -79,7 +79,7 @@ def exec_(
     del output  # only how errors are told
     units.check_name(name)
     what = _command(command, tty=tty, env=env, user=user, workdir=workdir)
-    session.encode(what)
+    messages.encode(what)
     service = Service()
     return session.run(service.open_session(service.find_vm(name)), what)
 
