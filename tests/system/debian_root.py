@@ -52,6 +52,9 @@ def _cached(name: str, recipe: list[str], make: Callable[[Path], None]) -> Path:
     if done.is_dir():
         return done
     CACHE.mkdir(parents=True, exist_ok=True)
+    for left in CACHE.glob("making-*"):  # by a run that was killed
+        if not Path(f"/proc/{left.name.rpartition('-')[2]}").is_dir():
+            shutil.rmtree(left)
     making = CACHE / f"making-{name}-{os.getpid()}"
     try:
         make(making)

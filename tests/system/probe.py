@@ -55,7 +55,11 @@ def make_code() -> None:
 
 
 def names(folder: str) -> list[str]:
-    return sorted(path.name for path in Path(folder).iterdir())
+    """Empty also where nothing may be listed."""
+    try:
+        return sorted(path.name for path in Path(folder).iterdir())
+    except PermissionError:
+        return []
 
 
 wanted = json.loads(Path("wanted").read_text())

@@ -72,6 +72,7 @@ class Rig:
         path = self.outside(spec.run_dir) / name
         async with asyncio.timeout(20):
             while not path.exists() or not path.read_text():
+                assert await self.supervisor.observe(spec.vm.sid) is Unit.ACTIVE, "it ended before it wrote"
                 await asyncio.sleep(0.01)
         return path.read_text()
 
