@@ -5,6 +5,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import pytest
+
 from bangerd.bus import guards
 from bangerd.bus.export import Interface
 from bangerd.bus.image import ImageInterface
@@ -12,7 +14,7 @@ from bangerd.bus.job import JobInterface
 from bangerd.bus.kernel import KernelInterface
 from bangerd.bus.manager import Manager
 from bangerd.bus.vm import VMInterface
-from tests.bus.caller import Client
+from tests.bus.caller import CallFailed, Client
 from tests.bus.conftest import Service
 from tests.bus.contract import CONTRACT, OURS, TOP, members
 from tests.bus.rig import ALICE
@@ -49,18 +51,34 @@ async def test_the_running_service_is_what_the_contract_says(service: Service, u
     assert seen == contract()
 
 
-async def test_objects_are_found_from_the_root_down(service: Service, user: User) -> None:
-    alice = await user(ALICE)
-    vm, job = await alice.create("web")
+async def walk(client: Client) -> set[str]:
+    """All paths that introspection leads to."""
     found, todo = set(), ["/"]
     while todo:
         path = todo.pop()
         found.add(path)
-        message = alice.message(path, "org.freedesktop.DBus.Introspectable", "Introspect")
-        children = ET.fromstring((await alice.ask(message)).body[0]).findall("node")
+        message = client.message(path, "org.freedesktop.DBus.Introspectable", "Introspect")
+        children = ET.fromstring((await client.ask(message)).body[0]).findall("node")
         todo += [f"{path.rstrip('/')}/{child.get('name')}" for child in children]
-    assert {vm, job} <= found
-    assert len(found) == 4 + 4 + 4  # down to the root, its folders, and one object in each
+    return found
+
+
+async def test_objects_are_found_from_the_root_down(service: Service, user: User) -> None:
+    alice = await user(ALICE)
+    service.world.images, images = [], service.world.images
+    service.world.kernels, kernels = [], service.world.kernels
+    folders = {"/", "/com", "/com/thaloco", "/com/thaloco/Banger1"}
+    folders |= {f"/com/thaloco/Banger1/{kind}" for kind in ("vm", "image", "kernel", "job")}
+    assert await walk(alice) == folders
+    service.world.images, service.world.kernels = images, kernels
+    vm, job = await alice.create("web")
+    image = f"/com/thaloco/Banger1/image/{images[0].id}"
+    kernel = f"/com/thaloco/Banger1/kernel/{kernels[0].id}"
+    assert await walk(alice) == folders | {vm, job, image, kernel}
+    for path in ("/com/thaloco/Banger1/vm/0", "/com/thaloco/Banger1/frob", "/org", "/vm"):
+        with pytest.raises(CallFailed) as failed:
+            await alice.ask(alice.message(path, "org.freedesktop.DBus.Introspectable", "Introspect"))
+        assert failed.value.name == "org.freedesktop.DBus.Error.UnknownObject"
 
 
 def test_every_member_is_explained_and_dated() -> None:

@@ -100,10 +100,11 @@ class Tree:
             self._exists(path, *place)
             node.extend(ET.fromstring(_STANDARD))  # noqa: S314  # our own text
             node.append(_describe(place[0]))
-        for child in self._children(path):
-            ET.SubElement(node, "node", name=child)
-        if place is None and not len(node):
+        children = self._children(path)
+        if place is None and children is None:
             raise Refusal("UnknownObject", f"there is no object {path[:256]}")
+        for child in children or ():
+            ET.SubElement(node, "node", name=child)
         ET.indent(node)
         return DOCTYPE + ET.tostring(node, encoding="unicode")
 
@@ -113,14 +114,15 @@ class Tree:
         except BangerError:
             raise Refusal("UnknownObject", f"there is no object {path[:256]}") from None
 
-    def _children(self, path: str) -> list[str]:
+    def _children(self, path: str) -> list[str] | None:
+        """Names of what is directly below; None for a path that leads nowhere."""
         base = path.rstrip("/") + "/"
         if names.ROOT.startswith(base):
             return [names.ROOT.removeprefix(base).split("/")[0]]
         if path == names.ROOT:
             return sorted(self._folders)
         folder = self._folders.get(path.removeprefix(names.ROOT + "/"))
-        return sorted(folder.leaves()) if folder is not None and path.startswith(names.ROOT) else []
+        return sorted(folder.leaves()) if folder is not None and path.startswith(names.ROOT) else None
 
 
 def _describe(kind: Interface) -> ET.Element:
