@@ -169,7 +169,7 @@ async def serve(options: Options) -> None:
 async def _until(
     stop: asyncio.Event, server: Server, systemd: Link | None, vms: VMs, notify: sdnotify.SystemdNotifier
 ) -> None:
-    """Keep the status line and the watchdog fed until told to stop, or until the bus is gone."""
+    """Keep the status line and the watchdog fed until told to stop. Raises BangerError when the bus is gone."""
     ended = {asyncio.create_task(stop.wait()), asyncio.create_task(server.lost())}
     if systemd is not None:
         ended.add(asyncio.create_task(systemd.lost()))
@@ -177,8 +177,11 @@ async def _until(
         while True:
             notify.notify(f"WATCHDOG=1\nSTATUS={vms.summary()}")
             done, _ = await asyncio.wait(ended, timeout=STATUS_S, return_when=asyncio.FIRST_COMPLETED)
-            if done:
+            if stop.is_set():
                 return
+            if done:
+                # Guests do not mind; to serve their owners again takes a new connection, and so a new start.
+                raise BangerError("the connection to the bus has ended; systemd, or the bus, starts bangerd again")
     finally:
         for task in ended:
             task.cancel()
