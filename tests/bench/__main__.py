@@ -73,7 +73,9 @@ def main() -> int:
             finally:
                 bench.close()
     except (RuntimeError, HostError, subprocess.CalledProcessError) as exc:
-        print(f"tests/bench/run: {exc}", file=sys.stderr)
+        # What went wrong first, and what taking the host down then met.
+        for error in filter(None, (exc.__context__, exc)):
+            print(f"tests/bench/run: {error}", file=sys.stderr)
         return 1
     heads = ("Goal", "figure", "at most", "")
     print(table("Goals", heads, [goal.row() for goal in bench.goals]))

@@ -6,7 +6,7 @@ the shim's status. All their times are seconds since the epoch of one clock, so 
 
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from tests.bench.shim import Boot
 COMMAND = ("banger", "vm", "run", "--rm", "--", "true")
 _STEP = re.compile(r"^bangerd\.core\.machine: @([0-9.]+) ([0-9a-f]{8}): ([A-Z_]+)$", re.MULTILINE)
 
+VMM_CPU = "VMM, until the agent is ready"
 UNIT = "unit: shim started"
 VMM = "VMM: exec until its devices are made"
 SESSION = "session: `true`, and its status"
@@ -50,7 +51,7 @@ PHASES = (
 @dataclass(frozen=True, slots=True)
 class Cold:
     """One run: the length of each phase, all polkit checks together, and the whole, in milliseconds; and the CPU time
-    of the processes that took part, without the VMM's."""
+    of the processes that took part, the VMM's until its guest was ready."""
 
     phases: dict[str, float]
     cpu: dict[str, float]
@@ -71,7 +72,11 @@ def traced(host: Host) -> Cold:
         run = host.once(*COMMAND)
         boot = watcher.result()
         after = _used(host)
-    cpu = {"banger (client)": run.cpu * 1000, **{name: after[name] - before[name] for name in after}}
+    cpu = {
+        "banger (client)": run.cpu * 1000,
+        **{name: after[name] - before[name] for name in after},
+        VMM_CPU: boot.cpu,
+    }
     with layout.log.open("rb") as file:
         file.seek(log_size)
         log = file.read().decode("utf-8", "replace")
@@ -82,6 +87,27 @@ def _used(host: Host) -> dict[str, float]:
     service = host.service_pid()
     pids = {"bangerd": service, "dbus-daemon": host.bus_pid(), "polkitd": host.polkit_pid()}
     return {name: used_ms(pid) for name, pid in pids.items()} | {"nft and the like": children_ms(service)}
+
+
+def traced_exec(host: Host, name: str) -> dict[str, float]:
+    """The phases of `banger vm exec NAME -- true`, in milliseconds."""
+    with monitored(host.machine.host) as messages:
+        run = host.once("banger", "vm", "exec", name, "--", "true")
+    call, reply = _caller(messages), _replier(messages)
+    ends = {
+        "client: start, imports, bus connection": call("FindVM").at,
+        "FindVM, with its polkit check": reply(call("FindVM")).at,
+        "VM.Exec, with its polkit check": reply(call("Exec")).at,
+        "session, and the client's end": run.end,
+    }
+    return dict(zip(ends, _lengths(run.start, ends.values()), strict=True))
+
+
+def _lengths(at: float, ends: Iterable[float]) -> Iterator[float]:
+    """Milliseconds from each moment to the next; what ended before the one before it took no time."""
+    for end in ends:
+        yield max(end - at, 0) * 1000
+        at = max(end, at)
 
 
 class _Watcher(threading.Thread):
@@ -147,14 +173,9 @@ def timeline(
         removed[1],
         run.end,
     )
-    lengths: dict[str, float] = {}
-    at = run.start
-    for name, end in zip(PHASES, ends, strict=True):
-        lengths[name] = max(end - at, 0) * 1000
-        at = max(end, at)
     checks = [(reply(m).at - m.at) * 1000 for m in seen if m.member == "CheckAuthorization"]
     return Cold(
-        lengths,
+        dict(zip(PHASES, _lengths(run.start, ends), strict=True)),
         cpu,
         sum(checks),
         len(checks),

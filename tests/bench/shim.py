@@ -1,26 +1,27 @@
 """A shim's sockets, spoken to as root: wait until its guest is ready, and run a command there."""
 
+import re
 import socket
-import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from banger import session
+from banger import messages
 from bangerd.host.shims import parse_status
+from tests.bench.cpu import used_ms
 
 PATIENCE_S = 120.0
 POLL_S = 0.002
-_HEADER = struct.Struct("<B3xI")
 
 
 @dataclass(frozen=True, slots=True)
 class Boot:
-    """Seconds since the epoch."""
+    """Seconds since the epoch; and the VMM's CPU time until its guest was ready, in milliseconds."""
 
     spawned: float  # the shim has started the VMM
     configured: float  # the VMM has made its devices' sockets
     ready: float  # the guest program has set the guest up, and takes sessions
+    cpu: float
 
 
 def appears(folder: Path, pattern: str) -> Path:
@@ -44,15 +45,22 @@ def watch(folder: Path) -> Boot:
                 now = time.time()
                 status = parse_status(line)
                 if status.ready:
-                    return _boot(folder, now, status.timings_ms)
+                    return _boot(folder, now, status.timings_ms, used_ms(_vmm(line)))
     raise RuntimeError(f"the guest of {folder} ended before it was ready")
 
 
-def _boot(folder: Path, now: float, timings: dict[str, int]) -> Boot:
+def _vmm(status: str) -> int:
+    found = re.search(r"\bvmm=(\d+)", status)
+    if found is None:
+        raise RuntimeError(f"the shim does not say which process the VMM is: {status}")
+    return int(found[1])
+
+
+def _boot(folder: Path, now: float, timings: dict[str, int], cpu: float) -> Boot:
     start = now - timings["ready"] / 1000
     # QEMU makes its QMP socket when its command line is read and before it starts the machine.
     qmp = (folder / "qmp.sock").lstat().st_ctime
-    return Boot(start + timings["spawn"] / 1000, qmp, now)
+    return Boot(start + timings["spawn"] / 1000, qmp, now, cpu)
 
 
 def execute(folder: Path, *argv: str) -> bytes:
@@ -61,18 +69,18 @@ def execute(folder: Path, *argv: str) -> bytes:
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(PATIENCE_S)
         sock.connect(str(folder / "guest.sock"))
-        sock.sendall(b"CONNECT 1\n" + session.encode(session.Command(argv)))
+        sock.sendall(b"CONNECT 1\n" + messages.encode(messages.Command(argv)))
         with sock.makefile("rb") as stream:
             answer = stream.readline(1024)
             if not answer.startswith(b"OK "):
                 raise RuntimeError(f"the shim takes no session: {answer!r}")
-            while header := stream.read(_HEADER.size):
-                kind, length = _HEADER.unpack(header)
+            while header := stream.read(messages.HEADER.size):
+                kind, length = messages.HEADER.unpack(header)
                 payload = stream.read(length)
-                if kind == session.STDOUT:
+                if kind == messages.STDOUT:
                     out += payload
-                if kind == session.ERROR or (kind == session.EXIT and payload != bytes(8)):
+                if kind == messages.ERROR or (kind == messages.EXIT and payload != bytes(8)):
                     raise RuntimeError(f"{' '.join(argv)} failed in the guest: {payload!r}")
-                if kind == session.EXIT:
+                if kind == messages.EXIT:
                     return bytes(out)
     raise RuntimeError("the session broke off")

@@ -19,7 +19,7 @@ SUITE = "bookworm"
 PACKAGES = ("systemd-sysv", "openssh-server", "linux-image-cloud-amd64", "dbus")
 IMAGE_BYTES = 4 * 1024**3
 NETWORK = "[Match]\nType=ether\n[Network]\nDHCP=yes\n"
-PATIENCE_S = 180.0
+PATIENCE_S = 600.0
 RETRY_S = 0.05
 
 
