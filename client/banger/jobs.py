@@ -44,6 +44,8 @@ class _Follower:
             stack.callback(self._bus.watch_owner(self._owner_changed))
             stack.callback(self._bus.subscribe("JobRemoved", self._removed))
             for signum in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(signum) is signal.SIG_IGN:
+                    continue  # a job in the background of a script
                 stack.callback(self._bus.on_signal(signum, self._interrupter(signum)))
             stack.callback(self._bus.every(_POLL_MS, self._poll))
             stack.callback(self._bus.every(_DRAW_MS, self._progress.draw))

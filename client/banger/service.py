@@ -193,14 +193,23 @@ class Service:
 
 
 def vm_names() -> list[str]:
-    """Names for the shell's completion: quick, never starts the service; raises BusError."""
+    """Names of your VMs for the shell's completion: quick, never starts the service; raises BusError."""
+    return _names("ListVMs", _OWN)
+
+
+def image_names() -> list[str]:
+    """Names of images for the shell's completion, in the same way."""
+    return _names("ListImages", {})
+
+
+def _names(member: str, options: Options) -> list[str]:
     call = Call(
         dbus.ROOT,
         dbus.MANAGER,
-        "ListVMs",
+        member,
         "a{sv}",
-        (_OWN,),
+        (options,),
         timeout_s=_COMPLETION_TIMEOUT_S,
         start_service=False,
     )
-    return [str(vm["name"]) for vm in Bus().call(call).values[0]]
+    return [str(record["name"]) for record in Bus().call(call).values[0]]

@@ -51,11 +51,13 @@ def run(fd: int, command: Command) -> int:
     message = encode(command)
     with socket.socket(fileno=fd) as link, ExitStack() as stack:
         link.settimeout(0)
-        return _Session(link, message, stack, tty=command.tty is not None).run()
+        return _Session(link, message, stack, command.tty).run()
 
 
 class _Session:
-    def __init__(self, link: socket.socket, first: bytes, stack: ExitStack, *, tty: bool) -> None:
+    def __init__(
+        self, link: socket.socket, first: bytes, stack: ExitStack, tty: tuple[int, int] | None
+    ) -> None:
         self._link = link
         self._out = bytearray(first)
         self._in = bytearray()
@@ -66,9 +68,11 @@ class _Session:
             messages.STDERR: stack.enter_context(Sink(2)),
         }
         self._raw: terminal.Raw | None = None
-        if tty and os.isatty(0):
+        if tty is not None and os.isatty(0):
             self._raw = stack.enter_context(terminal.Raw(0))
         self._wakeup = _catch_signals(stack, tty=self._raw is not None)
+        if tty is not None and terminal.size() != tty:  # it was resized while the VM booted
+            self._send_size()
 
     def run(self) -> int:
         state = self._state
@@ -189,7 +193,7 @@ class _Session:
             self._raw.enter()
 
     def _send_size(self) -> None:
-        if self._tty:
+        if self._tty is not None:
             self._send(messages.WINSIZE, struct.pack("<HH", *terminal.size()))
 
     # From the guest

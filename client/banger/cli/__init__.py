@@ -3,7 +3,7 @@
 What follows `--` is the guest's command line and is never parsed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from cyclopts import CycloptsError, UnknownCommandError
@@ -41,7 +41,7 @@ def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
     try:
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as exc:
-        raise _usage(exc, tokens) from None
+        raise _usage(exc, tokens, app) from None
     extra: dict[str, Any] = {}
     if "command" in ignored:
         if tail == []:
@@ -53,11 +53,12 @@ def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
     return action(*bound.args, **bound.kwargs, **extra) or OK
 
 
-def _usage(error: CycloptsError, tokens: list[str]) -> UsageError:
+def _usage(error: CycloptsError, tokens: list[str], commands: Iterable[str]) -> UsageError:
     words = tokens[:1] if isinstance(error, UnknownCommandError) and len(tokens) > 1 else tokens[:2]
     command = " ".join(word for word in words if word.isalpha())
-    text = str(error).strip() or "wrong usage"
     hint = f"`banger {command} --help`" if command else "`banger --help`"
     if tokens[:2] == ["vm", "exec"] and len(tokens) > 3:
         hint = f"put `--` before the command: banger vm exec {tokens[2]} -- {' '.join(tokens[3:])}"
-    return UsageError(text, hint=hint)
+    if tokens and not tokens[0].startswith("-") and tokens[0] not in commands:
+        return UsageError(f"no command {tokens[0][:80]!a}", hint="`banger --help` shows all")
+    return UsageError(str(error).strip() or "wrong usage", hint=hint)

@@ -1,5 +1,6 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -8,7 +9,7 @@ from cyclopts import Parameter
 from banger import units
 from banger.errors import BusError, UsageError
 from banger.progress import Progress
-from banger.service import Wanted, vm_names
+from banger.service import Wanted, image_names, vm_names
 
 
 @Parameter(name="*")
@@ -29,15 +30,21 @@ class Output:
 PEOPLE = Output()
 
 
-def complete_vm(_context: Any) -> list[str]:
-    """VM names for the shell; none, in silence, when the service does not answer."""
-    try:
-        return vm_names()
-    except BusError:
-        return []
+def _completer(names: Callable[[], list[str]]) -> Callable[[Any], list[str]]:
+    """Names for the shell; none, in silence, when the service does not answer."""
+
+    def complete(_context: Any) -> list[str]:
+        try:
+            return names()
+        except BusError:
+            return []
+
+    return complete
 
 
-VMName = Annotated[str, Parameter(completer=complete_vm)]
+complete_image = _completer(image_names)
+VMName = Annotated[str, Parameter(completer=_completer(vm_names))]
+ImageName = Annotated[str, Parameter(completer=complete_image)]
 
 
 @Parameter(name="*")
@@ -48,7 +55,10 @@ class Spec:
     name: Annotated[
         str, Parameter(allow_leading_hyphen=True, help="Its name; without one, one is made up.")
     ] = ""
-    image: Annotated[str, Parameter(allow_leading_hyphen=True, help="The image it is made from.")] = ""
+    image: Annotated[
+        str,
+        Parameter(allow_leading_hyphen=True, completer=complete_image, help="The image it is made from."),
+    ] = ""
     kernel: Annotated[str, Parameter(allow_leading_hyphen=True, help="The kernel it boots.")] = ""
     vcpu: Annotated[int | None, Parameter(allow_leading_hyphen=True, help="Virtual CPUs.")] = None
     memory: Annotated[str, Parameter(allow_leading_hyphen=True, help="Memory: 512M, 2G.")] = ""

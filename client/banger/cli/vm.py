@@ -112,10 +112,8 @@ def show(name: VMName, /, *, output: Output = PEOPLE) -> None:
         render.as_json(vm)
         return
     placed = {key for keys in _GROUPS.values() for key in keys} | _UNSHOWN
-    groups = {
-        **_GROUPS,
-        "more": tuple(sorted(key for key in vm if key not in placed and f"{key}_name" not in vm)),
-    }
+    placed |= {f"{key}_name" for key in placed}  # shown with the key
+    groups = {**_GROUPS, "more": tuple(sorted(key for key in vm if key not in placed))}
     render.sections(
         {
             title: {_label(key): _value(key, vm) for key in keys if _told(vm, key)}

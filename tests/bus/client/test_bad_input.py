@@ -49,6 +49,12 @@ def test_usage(lab, words):
     assert lab.members() == []
 
 
+def test_usage_that_is_close(lab):
+    assert lab.run("start", "web").err == "banger: no command 'start'\n  next: `banger --help` shows all\n"
+    assert 'Did you mean "start"' in lab.run("vm", "strat", "web").err
+    assert "banger vm exec web -- ls -l" in lab.run("vm", "exec", "web", "ls", "-l").err
+
+
 def test_usage_errors_as_json(lab):
     done = lab.run("vm", "stop", "--json", "X")
     assert (done.status, done.error["error"]) == (2, "Usage")

@@ -10,6 +10,7 @@ FULL = {
     "name": "web", "state": "running", "owner": 0, "owner_name": "root", "image": "0123456789ab", "vcpu": 2,
     "memory": 2 * GIB, "disk": 8 * GIB, "address": "172.16.0.5", "created_at": 1, "ephemeral": False, "nat": True,
     "labels": {"role": "front"}, "kernel": "ba9876543210", "vmm": "qemu", "new_fact": "x",
+    "image_name": "debian",
 }  # fmt: skip
 FOREIGN = {"name": "other", "state": "stopped", "owner": 4242, "owner_name": "eve"}
 
@@ -20,7 +21,7 @@ def test_list_is_a_table(lab):
     assert done.status == 0
     head, row = done.text.splitlines()
     assert head.split() == ["NAME", "STATE", "OWNER", "IMAGE", "VCPU", "MEMORY", "ADDRESS", "AGE"]
-    assert re.split("  +", row)[:7] == ["web", "running", "root", "0123456789ab", "2", "2 GiB", "172.16.0.5"]
+    assert re.split("  +", row)[:7] == ["web", "running", "root", "debian", "2", "2 GiB", "172.16.0.5"]
     assert "\x1b" not in done.text
     assert done.err == ""
 
@@ -53,7 +54,7 @@ def test_list_of_nothing_says_what_to_do(lab):
 
 
 def test_no_escape_of_a_guest_reaches_the_table(lab):
-    lab.set(vms=[{**FULL, "image": "\x1b]0;owned\x07evil"}])
+    lab.set(vms=[{**FULL, "image_name": "\x1b]0;owned\x07evil"}])
     done = lab.run("vm", "list")
     assert "\x1b" not in done.text
     assert "\\x1b]0;owned\\x07evil" in done.text
@@ -62,8 +63,18 @@ def test_no_escape_of_a_guest_reaches_the_table(lab):
 def test_show_groups_all_there_is(lab):
     lab.set(vms=[FULL])
     text = lab.run("vm", "show", "web").text
-    for part in ("8 GiB", "172.16.0.5", "role=front", "root (uid 0)", "qemu", "new fact", "1970-01-01"):
+    for part in (
+        "8 GiB",
+        "172.16.0.5",
+        "role=front",
+        "root (uid 0)",
+        "qemu",
+        "new fact",
+        "1970-01-01",
+        "debian (0123",
+    ):
         assert part in text
+    assert text.count("debian") == 1
     assert lab.run("vm", "show", "web", "--json").json == FULL
 
 
@@ -190,6 +201,7 @@ def test_a_followed_log_ends_with_its_vm(lab):
 def test_completion_knows_the_names_of_vms(mortal):
     done = mortal.run("__complete", "vm", "stop", "")
     assert "web" in done.text.splitlines()
+    assert "debian" in mortal.run("__complete", "vm", "run", "--image", "").text.splitlines()
     assert "exec" in mortal.run("completion", "bash").text
     assert mortal.run("completion", "fish").status == mortal.run("completion", "zsh").status == 0
     mortal.end()

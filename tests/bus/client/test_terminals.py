@@ -145,3 +145,12 @@ def test_no_colour_on_demand(lab, terminal):
     tty = terminal("vm", "list")
     assert tty.wait() == 0
     assert b"\x1b[1mNAME" in tty.seen
+
+
+def test_a_terminal_that_is_resized_while_the_vm_boots(lab, terminal):
+    lab.set(jobs={"CreateVM": {"seconds": 1.5}})
+    tty = terminal("vm", "run", "--rm", "--", "sh", "-c", "sleep 0.5; stty size")
+    lab.wait_for("Describe")
+    tty.resize(50, 132)
+    tty.expect("50 132")
+    assert tty.wait() == 0
