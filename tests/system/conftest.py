@@ -3,12 +3,11 @@
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from tests.guest.machine import build_library
-from tests.system.debian_root import CACHE, SUITES, wheelhouse
+from tests.system.debian_root import SUITES
+from tests.system.installed import installed_machine
 from tests.system.machine import Machine
 from tests.system.supervisor_contract import STAND_IN, Rig
 
@@ -19,9 +18,6 @@ from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
 # BANGER_SUITES="bookworm trixie" runs every test of this folder on both.
 CHOSEN = os.environ.get("BANGER_SUITES", SUITES[0]).split()
 SHIM = Path("/usr/local/lib/banger-test-shim")
-LIBRARY = CACHE.parent / "library"
-SOURCE = "/usr/src/banger"
-OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -42,16 +38,6 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
 def installed(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A booted machine on which root typed `make install`, with the default image and kernel."""
     with installed_machine(request.param) as booted:
-        yield booted
-
-
-@contextmanager
-def installed_machine(suite: str) -> Iterator[Machine]:
-    build_library(LIBRARY)
-    overlays = {LIBRARY / kind: f"/var/lib/banger/{kind}" for kind in ("images", "kernels")}
-    with Machine.boot(suite, binds={wheelhouse(suite): "/wheels"}, overlays=overlays) as booted:
-        booted.copy_repo(SOURCE)
-        booted.run("make", "install", cwd=SOURCE, env=OFFLINE, timeout=300)
         yield booted
 
 

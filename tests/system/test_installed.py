@@ -1,0 +1,215 @@
+"""banger on a booted Debian machine, installed and used as people do."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from tests.system.debian_root import REPO
+from tests.system.installed import SOURCE, make, traces, unit_of, vms_of
+from tests.system.machine import Machine
+
+SMALL = ("--vcpu", "1", "--memory", "384M")
+NET_ADMIN, CHOWN, FOWNER = 1 << 12, 1 << 0, 1 << 3
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(installed: Machine) -> Iterator[None]:
+    """A test's VMs are deleted after it, by their owners, and then there is no trace of any."""
+    yield
+    for user in ("alice", "bob"):
+        names = [vm["name"] for vm in vms_of(installed, user)]
+        if names:
+            installed.run("banger", "vm", "delete", *names, user=user, session="active")
+    assert traces(installed) == []
+
+
+def banger(machine: Machine, *words: str, user: str = "alice", check: bool = True) -> tuple[int, str, str]:
+    """Status, output and errors of a banger command that a user types at the machine."""
+    done = machine.run("banger", *words, user=user, session="active", check=check, timeout=240)
+    return done.returncode, done.stdout, done.stderr
+
+
+def running(machine: Machine, name: str) -> None:
+    """Alice has a VM of this name."""
+    banger(machine, "vm", "create", "--name", name, *SMALL)
+    banger(machine, "vm", "start", name)
+
+
+def show(machine: Machine, unit: str, *names: str) -> dict[str, str]:
+    said = machine.run("systemctl", "show", unit, "-p", ",".join(names)).stdout
+    return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def test_a_first_command(installed: Machine) -> None:
+    """An ordinary user in no special group, at the machine: no prompt, no sudo, the exact status."""
+    assert installed.run("id", "-Gn", user="alice").stdout == "alice\n"
+    script = "cat /etc/os-release; uname -r; exit 7"
+    status, out, err = banger(installed, "vm", "run", "--rm", *SMALL, "--", "sh", "-c", script, check=False)
+    assert status == 7, err + installed.journal()
+    assert 'PRETTY_NAME="Debian GNU/Linux 12' in out
+    assert re.search(r"^6\.1\.[0-9-]+-cloud-amd64$", out, re.MULTILINE)
+
+
+def test_the_first_call_starts_the_service(installed: Machine) -> None:
+    installed.run("systemctl", "stop", "banger.service")
+    assert show(installed, "banger.service", "ActiveState") == {"ActiveState": "inactive"}
+    installed.run("busctl", "call", "com.thaloco.Banger1", "/com/thaloco/Banger1",
+                  "com.thaloco.Banger1.Manager", "Ping", user="bob")  # fmt: skip
+    assert show(installed, "banger.service", "ActiveState", "Type") == {
+        "ActiveState": "active",
+        "Type": "notify",
+    }
+
+
+def test_the_status_line_says_something(installed: Machine) -> None:
+    banger(installed, "vm", "create", "--name", "idle", *SMALL)
+    running(installed, "busy")
+    installed.sh(
+        "for i in $(seq 100); do systemctl status banger | grep -q 'Status: \"2 VMs, 1 running\"' && exit 0;"
+        " sleep 0.1; done; systemctl status banger; exit 1"
+    )
+
+
+def test_another_user_is_refused_and_told_why(installed: Machine) -> None:
+    running(installed, "hers")
+    for words in (("stop",), ("kill",), ("delete",), ("exec",)):
+        after = ("--", "true") if words == ("exec",) else ()
+        status, _, err = banger(installed, "vm", *words, "hers", *after, user="bob", check=False)
+        assert status == (125 if words == ("exec",) else 1)
+        assert "'hers'" in err
+        assert "alice" in err
+    (vm,) = vms_of(installed, "alice")
+    assert vm["state"] == "running"
+    assert vms_of(installed, "bob") == []
+
+
+def test_no_seat_no_vm(installed: Machine) -> None:
+    """The defaults are for who sits at the machine; over ssh an admin decides."""
+    done = installed.run(
+        "banger", "vm", "run", "--rm", "--", "true", user="alice", session="remote", check=False
+    )
+    assert done.returncode == 125
+    assert "not allowed" in done.stderr or "authenticat" in done.stderr, done.stderr
+    installed.sh(f"cp {SOURCE}/polkit/examples/50-banger-remote.rules /etc/polkit-1/rules.d/")
+    try:
+        done = installed.run(
+            "banger", "vm", "run", "--rm", *SMALL, "--", "sh", "-c", "exit 3",
+            user="alice", session="remote", check=False, timeout=240,
+        )  # fmt: skip
+        assert done.returncode == 3, done.stderr
+    finally:
+        installed.sh("rm /etc/polkit-1/rules.d/50-banger-remote.rules")
+
+
+def test_the_guide_to_the_bus_is_true(installed: Machine) -> None:
+    """Every shell block of docs/dbus.md, in order, in one shell of an ordinary user."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (REPO / "docs/dbus.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 5
+    script = "set -eu\n" + "\n".join(blocks)
+    done = installed.run(
+        "bash", "-c", script, user="alice", session="active", cwd="/home/alice", check=False, timeout=240
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{installed.journal()}"
+    assert "hello from Linux" in done.stdout
+
+
+def test_guests_outlive_the_service(installed: Machine) -> None:
+    """A session with a guest goes on while the service is restarted, and while it is killed."""
+    running(installed, "web")
+    unit = unit_of(installed, "web")
+    before = show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic")
+    echo = (
+        "banger",
+        "vm",
+        "exec",
+        "web",
+        "--",
+        "sh",
+        "-c",
+        "while read -r line; do echo got $line; done; exit 5",
+    )
+    with installed.spawn(*echo, user="alice", session="active") as session:
+        assert session.stdin
+        assert session.stdout
+        for number, deed in enumerate(("true", "systemctl restart banger", "systemctl kill -s KILL banger")):
+            installed.sh(deed)
+            session.stdin.write(b"%d\n" % number)
+            session.stdin.flush()
+            assert session.stdout.readline() == b"got %d\n" % number
+        session.stdin.close()
+        assert session.wait(60) == 5
+    assert show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic") == before
+    (vm,) = vms_of(installed, "alice")
+    assert (vm["name"], vm["state"]) == ("web", "running")
+    assert banger(installed, "vm", "exec", "web", "--", "sh", "-c", "exit 4", check=False)[0] == 4
+
+
+def test_an_upgrade_disturbs_nothing(installed: Machine) -> None:
+    running(installed, "web")
+    unit = unit_of(installed, "web")
+    before = show(installed, unit, "MainPID")
+    manifest = installed.sh("cat /usr/local/lib/banger/manifest")
+    service = show(installed, "banger.service", "MainPID")
+    make(installed, "install")
+    assert installed.sh("cat /usr/local/lib/banger/manifest") == manifest
+    assert show(installed, unit, "MainPID") == before
+    assert show(installed, "banger.service", "MainPID") != service
+    assert banger(installed, "vm", "exec", "web", "--", "true")[0] == 0
+
+
+def test_uninstalling_keeps_the_data(installed: Machine) -> None:
+    listing = r"find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var \) -prune -o -print"
+    running(installed, "kept")
+    banger(installed, "vm", "exec", "kept", "--", "sh", "-c", "echo precious >/root/file; sync")
+    owned = {line.rstrip("/") for line in installed.sh("cat /usr/local/lib/banger/manifest").splitlines()}
+    before = set(installed.sh(listing).splitlines())
+
+    said = make(installed, "uninstall")
+
+    assert "Stopping 1 running VM" in said
+    assert "/var/lib/banger" in said
+    assert traces_but_disks(installed) == []
+    gone = before - set(installed.sh(listing).splitlines())
+    assert {path for path in gone if not path.startswith("/usr/local/lib/banger/venv/")} == owned
+    assert show(installed, "banger.service", "LoadState") == {"LoadState": "not-found"}
+    assert installed.sh("ls /var/lib/banger/vm | wc -l") == "1\n"
+
+    make(installed, "install")
+    (vm,) = vms_of(installed, "alice")
+    assert (vm["name"], vm["state"]) == ("kept", "stopped")
+    banger(installed, "vm", "start", "kept")
+    assert banger(installed, "vm", "exec", "kept", "--", "cat", "/root/file")[1] == "precious\n"
+
+
+def traces_but_disks(machine: Machine) -> list[str]:
+    disks = machine.sh("ls /var/lib/banger/vm").split()
+    return [trace for trace in traces(machine) if trace not in disks]
+
+
+def test_what_the_service_may_do(installed: Machine) -> None:
+    installed.run("banger", "version", user="alice")
+    pid = show(installed, "banger.service", "MainPID")["MainPID"]
+    status = dict(
+        line.split(":\t", 1)
+        for line in installed.sh(f"cat /proc/{pid}/status").splitlines()
+        if ":\t" in line
+    )
+    for kind in ("CapPrm", "CapEff", "CapBnd"):
+        assert int(status[kind], 16) == NET_ADMIN | CHOWN | FOWNER
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    security = installed.run(
+        "systemd-analyze", "security", "--no-pager", "--threshold=25", "banger.service", check=False
+    )
+    assert security.returncode == 0, security.stdout
+
+
+def test_units_are_sound(installed: Machine) -> None:
+    for unit in ("banger.service", "banger.slice"):
+        done = installed.run("systemd-analyze", "verify", "--man=no", unit, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_journal_has_no_surprises(installed: Machine) -> None:
+    """No traceback, no warning of the service's after a VM's whole life."""
+    banger(installed, "vm", "run", "--rm", *SMALL, "--", "true")
+    assert "Traceback" not in installed.sh("journalctl -q --no-pager -o cat -u banger.service")
