@@ -14,7 +14,6 @@ SLOW = {
     "asyncio",
     "asyncssh",
     "subprocess",
-    "logging",
     "importlib.metadata",
     "email",
 }
