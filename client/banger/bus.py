@@ -5,6 +5,7 @@ ask the user; hence calls go through the Gio connection that pydbus holds.
 """
 
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -207,15 +208,16 @@ class Bus:
         source = self._glib.timeout_add(interval_ms, run)
         return lambda: self._glib.source_remove(source)
 
-    def on_signal(self, signum: int, handler: Callable[[], None]) -> Callable[[], None]:
-        """Have the main loop call `handler` at each Unix signal `signum`; return how to end that."""
+    @staticmethod
+    def on_signal(signum: int, handler: Callable[[], None]) -> Callable[[], None]:
+        """Have `handler` called at each Unix signal `signum`, also within the main loop; return how to end that."""
+        # PyGObject's loop lets Python's handlers run; GLib.unix_signal_add moves between its versions.
+        before = signal.signal(signum, lambda *_: handler())
 
-        def run() -> bool:
-            handler()
-            return True
+        def end() -> None:
+            signal.signal(signum, before)
 
-        source = self._glib.unix_signal_add(self._glib.PRIORITY_HIGH, signum, run)
-        return lambda: self._glib.source_remove(source)
+        return end
 
     def run_loop(self) -> None:
         """Deliver what was asked for above until `quit_loop`."""

@@ -67,10 +67,10 @@ class _Session:
             messages.STDOUT: stack.enter_context(Sink(1)),
             messages.STDERR: stack.enter_context(Sink(2)),
         }
-        self._raw: terminal.Raw | None = None
-        if tty is not None and os.isatty(0):
-            self._raw = stack.enter_context(terminal.Raw(0))
-        self._wakeup = _catch_signals(stack, tty=self._raw is not None)
+        raw = tty is not None and os.isatty(0)
+        # Before the terminal is made raw, so that no signal can leave it so.
+        self._wakeup = _catch_signals(stack, tty=raw)
+        self._raw = stack.enter_context(terminal.Raw(0)) if raw else None
         if tty is not None and terminal.size() != tty:  # it was resized while the VM booted
             self._send_size()
 
