@@ -83,7 +83,7 @@ class Machine:
             state=self.state,
             users=(ALICE, BOB),
             # Uids of its own: everything at a VM's uid is killed when the VM ends, on all of this kernel.
-            config=f"uid_first = {100_000 + os.getpid() % 50_000 * 1000}\n{config}",
+            config=f"uid_first = {600_000_000 + os.getpid() % 100_000 * 1000}\n{config}",
             within=self.netns.within,
         )
         self.host = PrivateHost(self.layout)
