@@ -30,8 +30,9 @@ static struct agent self;
 static struct link host;
 static struct source signals, boss, listener = {.fd = -1};
 static struct timer reopen, goodbye;
-static uint64_t skipped; /* of the parser, when it was last looked at */
-static bool leaving;     /* the host was told that the machine goes down */
+static uint64_t skipped;        /* of the parser, when it was last looked at */
+static bool leaving, to_reboot; /* the host was told that the machine goes down, and how */
+static bool by_ourselves;       /* nobody else will bring it down */
 static int status;
 
 static void leave(struct timer *t)
@@ -39,11 +40,12 @@ static void leave(struct timer *t)
     uint8_t told = BOSS_TOLD;
     (void)t;
     timer_cancel(&goodbye);
-    if (self.boss >= 0) { /* PID 1 ends this process when it has ended all others */
+    if (self.boss >= 0) /* PID 1 ends this process when it has ended all others */
         (void)!write(self.boss, &told, 1);
-        return;
-    }
-    loop_quit();
+    else if (by_ourselves)
+        power_off_now(to_reboot);
+    else
+        loop_quit();
 }
 
 /* Tells the host that the machine goes down, and ends when the host has answered or a second has passed. */
@@ -52,17 +54,28 @@ static void announce(bool reboot)
     if (leaving)
         return;
     leaving = true;
+    to_reboot = reboot;
     link_control(&host, "shutdown %s", reboot ? "reboot" : "poweroff");
     goodbye.fire = leave;
     timer_set(&goodbye, link_is_open(&host) && host.epoch ? GOODBYE_MS : 0);
 }
 
+/* The host wants the machine to go down. */
 static void go_down(bool reboot)
 {
-    if (self.machine)
-        power_request(self.boss, reboot);
-    else
+    uint8_t byte = reboot ? BOSS_REBOOT : BOSS_POWEROFF;
+    if (self.boss >= 0) {
+        (void)!write(self.boss, &byte, 1);
+    } else if (self.systemd && power_systemd_listens()) {
+        power_ask_systemd(reboot);
+    } else if (self.machine && !self.systemd) {
+        power_run_tool(reboot);
+    } else { /* systemd has not started anything yet that would have to be stopped */
+        by_ourselves = self.machine;
+        if (self.machine)
+            session_hangup_all();
         announce(reboot);
+    }
 }
 
 static void set_clock(const char *text)
@@ -123,7 +136,9 @@ static void take_hello(const struct frame *f)
     put32(welcome + 2 + NONCE_SIZE, epoch);
     link_send(&host, FRAME_WELCOME, 0, welcome, sizeof welcome);
     link_control(&host, "ready");
-    facts_start(&host);
+    link_flush(&host); /* now: reading the figures takes a moment */
+    if (link_is_open(&host))
+        facts_start(&host);
 }
 
 static void take_frame(struct link *l, const struct frame *f)

@@ -6,9 +6,10 @@
 #include "seed.h"
 
 struct agent {
-    int fd;     /* serves this descriptor and nothing else; -1: finds the machine's port */
-    int boss;   /* a socket to our own PID 1 (power.h), or -1 */
+    int fd;       /* serves this descriptor and nothing else; -1: finds the machine's port */
+    int boss;     /* a socket to our own PID 1 (power.h), or -1 */
     bool machine; /* false: a plain process for tests, which leaves the system alone */
+    bool systemd; /* PID 1 is, or is about to become, systemd */
     struct seed_list environment;
 };
 

@@ -20,6 +20,7 @@
 #include "configure.h"
 #include "disks.h"
 #include "init.h"
+#include "managers.h"
 #include "modules.h"
 #include "network.h"
 #include "power.h"
@@ -92,7 +93,11 @@ pid_t boot_fork_agent(const struct seed *seed, int boss)
         (void)!write(fd, "-1000", 5);
         close(fd);
     }
-    _exit(agent_run(&(struct agent){.fd = -1, .boss = boss, .machine = true, .environment = seed->environment}));
+    _exit(agent_run(&(struct agent){.fd = -1,
+                                    .boss = boss,
+                                    .machine = true,
+                                    .systemd = seed->init && managers_is_systemd(seed->init),
+                                    .environment = seed->environment}));
 }
 
 static _Noreturn void become_init(const char *path)

@@ -1,16 +1,15 @@
 #include "configure.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "boot.h"
 #include "files.h"
+#include "managers.h"
 #include "user.h"
 
 /* A text that grows. */
@@ -102,43 +101,6 @@ static void set_files(const struct seed *seed)
     }
 }
 
-/* eth0 is set up by us and keeps its name. Programs that would do it again are told so, each in its own language, and
- * where possible in /run, so that the image's own files stay as they are. */
-static void keep_networks(const struct seed *seed)
-{
-    struct text t;
-    warn_unless(files_write_text("/run/systemd/network/00-banger.link", 0644,
-                                 "[Match]\nOriginalName=eth0\n\n[Link]\nNamePolicy=keep\n"),
-                "/run/systemd/network");
-    if (!seed->address)
-        return;
-    text_begin(&t);
-    fprintf(t.out,
-            "[Match]\nName=eth0\n\n[Network]\nAddress=%s\nDHCP=no\nIPv6AcceptRA=no\nKeepConfiguration=yes\n"
-            "LLMNR=no\nMulticastDNS=no\n",
-            seed->address);
-    if (seed->gateway)
-        fprintf(t.out, "Gateway=%s\n", seed->gateway);
-    for (size_t i = 0; i < seed->nameservers.count; i++)
-        fprintf(t.out, "DNS=%s\n", seed->nameservers.items[i]);
-    warn_unless(files_write_text("/run/systemd/network/00-banger.network", 0644, text_end(&t)),
-                "/run/systemd/network");
-    free(t.at);
-    warn_unless(files_write_text("/run/NetworkManager/conf.d/00-banger.conf", 0644,
-                                 "[main]\ndns=none\n\n[keyfile]\nunmanaged-devices=interface-name:eth0\n"),
-                "/run/NetworkManager/conf.d");
-    if (access("/etc/network/interfaces", F_OK) == 0) { /* ifupdown reads nothing below /run: put a file over it */
-        static const char ours[] = "/run/banger/interfaces";
-        bool done = files_write_text(ours, 0644, "auto lo\niface lo inet loopback\n\nauto eth0\niface eth0 inet manual\n");
-        warn_unless(done && mount(ours, "/etc/network/interfaces", NULL, MS_BIND, NULL) == 0,
-                    "/etc/network/interfaces");
-    }
-    if (access("/etc/cloud/cloud.cfg.d", F_OK) == 0)
-        warn_unless(files_write_text("/etc/cloud/cloud.cfg.d/99-banger.cfg", 0644,
-                                     "network: {config: disabled}\ndatasource_list: [None]\n"),
-                    "/etc/cloud/cloud.cfg.d");
-}
-
 void configure(const struct seed *seed)
 {
     umask(022);
@@ -146,5 +108,5 @@ void configure(const struct seed *seed)
     set_resolver(seed);
     set_keys(seed);
     set_files(seed);
-    keep_networks(seed);
+    managers_keep_off(seed);
 }

@@ -1,4 +1,4 @@
-/* What the seed says about the machine's files: names, resolver, keys, and keeping network managers off eth0. */
+/* What the seed says about the machine's files: names, resolver, keys, files. */
 #pragma once
 
 #include "seed.h"

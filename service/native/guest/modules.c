@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,42 @@ static int is_module(const struct dirent *e)
     return n > 3 && strcmp(e->d_name + n - 3, ".ko") == 0;
 }
 
+static bool has_entries(const char *folder)
+{
+    struct dirent *e;
+    DIR *dir = opendir(folder);
+    bool found = false;
+    while (dir && !found && (e = readdir(dir)))
+        found = e->d_name[0] != '.';
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* One initrd serves all VMMs; what the other one needs is not worth its five milliseconds. `name` is "04-virtio_pci.ko":
+ * with PCI there are no devices on the virtio-mmio bus, and with a virtio-serial port the host does not come by vsock. */
+static bool is_useful(const char *name)
+{
+    if (strstr(name, "virtio_mmio") && has_entries("/sys/bus/pci/devices"))
+        return false;
+    if (strstr(name, "vsock") && has_entries("/sys/class/virtio-ports"))
+        return false;
+    return true;
+}
+
+/* finit_module, but for what is there already, and drivers of hardware that is not. */
+static bool load(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0)
+        return false;
+    bool ok = syscall(SYS_finit_module, fd, "", 0) == 0 || errno == EEXIST || errno == ENODEV;
+    int error = errno;
+    close(fd);
+    errno = error;
+    return ok;
+}
+
 void modules_load(const char *folder)
 {
     struct dirent **found;
@@ -24,12 +61,9 @@ void modules_load(const char *folder)
     for (int i = 0; i < count; i++) {
         char path[512];
         snprintf(path, sizeof path, "%s/%s", folder, found[i]->d_name);
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        /* One that fails may not be needed here; if it is, what needs it says so. ENODEV: no such hardware. */
-        if (fd < 0 || (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST && errno != ENODEV))
+        /* One that fails may not be needed here; if it is, what needs it says so. */
+        if (is_useful(found[i]->d_name) && !load(path))
             boot_warn(path, strerror(errno));
-        if (fd >= 0)
-            close(fd);
         unlink(path);
         free(found[i]);
     }

@@ -1,5 +1,6 @@
 /* Loading the initrd's kernel modules. */
 #pragma once
 
-/* Loads all *.ko files of `folder` in the order of their names, and removes them (they occupy memory). */
+/* Loads the *.ko files of `folder` in the order of their names, but for those of another VMM's hardware, and removes
+ * them all (they occupy memory). */
 void modules_load(const char *folder);

@@ -21,8 +21,7 @@ _Noreturn void power_off_now(bool reboot_wanted)
         pause();
 }
 
-/* Runs the image's own poweroff or reboot, and goes down the hard way if it has none. */
-static void run_tool(bool reboot_wanted)
+void power_run_tool(bool reboot_wanted)
 {
     pid_t pid = fork();
     if (pid != 0)
@@ -42,15 +41,22 @@ static void run_tool(bool reboot_wanted)
     power_off_now(reboot_wanted);
 }
 
-void power_request(int boss, bool reboot_wanted)
+bool power_systemd_listens(void)
 {
-    uint8_t byte = reboot_wanted ? BOSS_REBOOT : BOSS_POWEROFF;
-    if (boss >= 0)
-        (void)!write(boss, &byte, 1);
-    else if (access("/run/systemd/system", F_OK) == 0)
-        kill(1, reboot_wanted ? SYSTEMD_REBOOT : SYSTEMD_POWEROFF);
-    else
-        run_tool(reboot_wanted);
+    char line[128];
+    unsigned long long mask = 0, ready = 1ULL << (SYSTEMD_POWEROFF - 1);
+    bool found = false;
+    FILE *f = fopen("/proc/1/status", "re");
+    while (f && !found && fgets(line, sizeof line, f)) /* it reads them from a signalfd, hence blocks them */
+        found = sscanf(line, "SigBlk: %llx", &mask) == 1;
+    if (f)
+        fclose(f);
+    return mask & ready;
+}
+
+void power_ask_systemd(bool reboot_wanted)
+{
+    kill(1, reboot_wanted ? SYSTEMD_REBOOT : SYSTEMD_POWEROFF);
 }
 
 bool power_systemd_ends(bool *reboot_wanted)

@@ -10,8 +10,11 @@ enum {
     BOSS_TOLD = 'T', /* agent to PID 1: the host knows */
 };
 
-/* Asks PID 1, whatever it is, to power off or reboot. `boss` as in struct agent. */
-void power_request(int boss, bool reboot);
+/* Has systemd, being PID 1, come so far that it takes requests? Before that they would be lost. */
+bool power_systemd_listens(void);
+void power_ask_systemd(bool reboot);
+/* Runs the image's own poweroff or reboot, for any other init; goes down the hard way if it has none. */
+void power_run_tool(bool reboot);
 
 /* On a SIGTERM: if systemd is going down, true, and *reboot says how. */
 bool power_systemd_ends(bool *reboot);

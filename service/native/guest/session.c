@@ -1,57 +1,20 @@
 #include "session.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 
 #include "bytes.h"
 #include "child.h"
 #include "doomed.h"
 #include "messages.h"
+#include "session_private.h"
 
-enum {
-    CHANNEL_WINDOW = 256 * 1024,
-    STDIN_WINDOW = 256 * 1024,
-    OUTPUT_CHUNK = 32 * 1024,
-    TTY_BACKLOG = 256 * 1024, /* more than a terminal can hold: what its leader wrote is among it */
-};
-
-enum state { WAITS_FOR_EXEC, STARTING, RUNNING, CLOSING };
-
-struct output {
-    struct source src;
-    struct session *session;
-    enum message_type type;
-    size_t left; /* once the leader has ended: bytes still to be read */
-};
-
-struct session {
-    struct link *link;
-    struct session *next;
-    uint32_t channel, window;
-    uint32_t received; /* bytes taken since the last CREDIT */
-    enum state state;
-    bool ended; /* the leader was reaped, `wait_status` holds */
-    int wait_status;
-    pid_t pid;
-    struct buf in;      /* an incomplete message */
-    struct buf replies; /* small messages that wait for window */
-    struct output out, err;
-    struct source in_pipe, start;
-    bool tty, in_eof;
-    struct buf in_data;
-    uint32_t in_granted, in_owed; /* STDIN bytes the client may send; written ones it was not told of */
-};
+enum { CHANNEL_WINDOW = 256 * 1024 };
 
 static struct session *sessions;
-
-static void pump(struct session *s);
 
 struct session *session_find(uint32_t channel)
 {
@@ -69,7 +32,7 @@ unsigned session_count(void)
     return n;
 }
 
-static void drop(struct session *s)
+void session_drop(struct session *s)
 {
     for (struct session **at = &sessions; *at; at = &(*at)->next) {
         if (*at == s) {
@@ -87,27 +50,6 @@ static void drop(struct session *s)
     loop_free_later(s);
 }
 
-static void close_channel(struct session *s, enum close_reason reason)
-{
-    link_send_u32(s->link, FRAME_CLOSE, s->channel, reason);
-    drop(s);
-}
-
-static void reply(struct session *s, enum message_type type, const void *payload, uint32_t length)
-{
-    uint8_t header[MESSAGE_HEADER];
-    message_seal(header, type, length);
-    buf_add(&s->replies, header, sizeof header);
-    buf_add(&s->replies, payload, length);
-}
-
-static void reply_u32(struct session *s, enum message_type type, uint32_t a)
-{
-    uint8_t p[4];
-    put32(p, a);
-    reply(s, type, p, sizeof p);
-}
-
 /* The last message but for its sending: pump closes the channel when it is out. */
 static void fail(struct session *s, int code, const char *text)
 {
@@ -117,7 +59,7 @@ static void fail(struct session *s, int code, const char *text)
         return;
     put32(p, (uint32_t)code);
     memcpy(p + 4, text, n);
-    reply(s, MESSAGE_ERROR, p, (uint32_t)(4 + n));
+    session_reply(s, MESSAGE_ERROR, p, (uint32_t)(4 + n));
     if (s->pid > 0 && !s->ended)
         doomed_add(s->pid);
     s->pid = 0;
@@ -128,203 +70,18 @@ static void fail(struct session *s, int code, const char *text)
     loop_close(&s->start);
 }
 
-static void send_exit(struct session *s)
-{
-    uint8_t p[8];
-    bool killed = WIFSIGNALED(s->wait_status);
-    put32(p, killed);
-    put32(p + 4, (uint32_t)(killed ? WTERMSIG(s->wait_status) : WEXITSTATUS(s->wait_status)));
-    reply(s, MESSAGE_EXIT, p, sizeof p);
-    s->state = CLOSING;
-}
-
-/* ---- output ---- */
-
-static bool may_send(struct session *s)
-{
-    return s->window > MESSAGE_HEADER && !buf_len(&s->replies) && !link_congested(s->link);
-}
-
-/* Sends one chunk of output; false when there is none now. */
-static bool forward(struct session *s, struct output *o)
-{
-    size_t max = s->window - MESSAGE_HEADER;
-    max = max < OUTPUT_CHUNK ? max : OUTPUT_CHUNK;
-    if (s->ended && max > o->left)
-        max = o->left;
-    uint8_t *p = link_begin(s->link, MESSAGE_HEADER + max);
-    ssize_t n = max ? read(o->src.fd, p + MESSAGE_HEADER, max) : 0;
-    if (n < 0 && errno == EINTR)
-        return true;
-    if (n < 0 && errno == EAGAIN && !s->ended)
-        return false;
-    if (n <= 0) { /* end of file; EIO: the terminal's last user closed it */
-        loop_close(&o->src);
-        return false;
-    }
-    message_seal(p, o->type, (uint32_t)n);
-    link_end(s->link, FRAME_DATA, s->channel, MESSAGE_HEADER + (uint32_t)n);
-    s->window -= MESSAGE_HEADER + (uint32_t)n;
-    if (s->ended)
-        o->left -= (size_t)n;
-    return true;
-}
-
-static void output_ready(struct source *src, uint32_t events)
-{
-    struct output *o = container_of(src, struct output, src);
-    (void)events;
-    if (may_send(o->session))
-        forward(o->session, o);
-    pump(o->session);
-}
-
-/* How much of what stands in the pipe or terminal now is to be sent before EXIT? */
-static void limit_output(struct session *s, struct output *o)
-{
-    int waiting = 0;
-    if (o->src.fd < 0)
-        return;
-    o->left = TTY_BACKLOG;
-    if (!s->tty && ioctl(o->src.fd, FIONREAD, &waiting) == 0)
-        o->left = (size_t)waiting;
-}
-
-static void send_replies(struct session *s)
-{
-    while (buf_len(&s->replies) && s->window) {
-        size_t n = buf_len(&s->replies);
-        n = n < s->window ? n : s->window;
-        n = n < FRAME_MAX_PAYLOAD ? n : FRAME_MAX_PAYLOAD;
-        link_send(s->link, FRAME_DATA, s->channel, buf_head(&s->replies), (uint32_t)n);
-        buf_consume(&s->replies, n);
-        s->window -= (uint32_t)n;
-    }
-}
-
-/* Does all that can be done now, and sets what is waited for. May end the session's life. */
-static void pump(struct session *s)
-{
-    send_replies(s);
-    if (s->ended && s->state == RUNNING) {
-        while (s->out.src.fd >= 0 && may_send(s) && forward(s, &s->out))
-            ;
-        while (s->err.src.fd >= 0 && may_send(s) && forward(s, &s->err))
-            ;
-        if (s->out.src.fd < 0 && s->err.src.fd < 0) {
-            send_exit(s);
-            send_replies(s);
-        }
-    }
-    if (s->state == CLOSING) {
-        if (!buf_len(&s->replies))
-            close_channel(s, CLOSE_DONE);
-        return;
-    }
-    bool want = s->state == RUNNING && !s->ended && may_send(s);
-    loop_want(&s->out.src, want ? EPOLLIN : 0);
-    loop_want(&s->err.src, want ? EPOLLIN : 0);
-}
-
 void session_credit(struct session *s, uint32_t n)
 {
     s->window = n > UINT32_MAX - s->window ? UINT32_MAX : s->window + n;
-    pump(s);
+    session_pump(s);
 }
 
 void session_resume_all(void)
 {
     for (struct session *s = sessions, *next; s; s = next) {
         next = s->next;
-        pump(s);
+        session_pump(s);
     }
-}
-
-/* ---- input ---- */
-
-static void grant(struct session *s)
-{
-    if (s->in_owed < STDIN_WINDOW / 4 || s->state == CLOSING)
-        return;
-    s->in_granted += s->in_owed;
-    reply_u32(s, MESSAGE_STDIN_CREDIT, s->in_owed);
-    s->in_owed = 0;
-}
-
-/* Writes what waits for the process. A process that reads no more loses it, which is no error. */
-static void feed(struct session *s)
-{
-    while (buf_len(&s->in_data)) {
-        size_t n = buf_len(&s->in_data);
-        if (s->in_pipe.fd >= 0) {
-            ssize_t written = write(s->in_pipe.fd, buf_head(&s->in_data), n);
-            if (written < 0 && errno == EINTR)
-                continue;
-            if (written < 0 && errno == EAGAIN)
-                break;
-            if (written < 0) {
-                loop_close(&s->in_pipe);
-                continue;
-            }
-            n = (size_t)written;
-        }
-        buf_consume(&s->in_data, n);
-        s->in_owed += (uint32_t)n;
-    }
-    grant(s);
-    if (s->in_eof && !buf_len(&s->in_data) && !s->tty)
-        loop_close(&s->in_pipe);
-    loop_want(&s->in_pipe, buf_len(&s->in_data) ? EPOLLOUT : 0);
-}
-
-static void input_ready(struct source *src, uint32_t events)
-{
-    struct session *s = container_of(src, struct session, in_pipe);
-    (void)events;
-    feed(s);
-    pump(s);
-}
-
-static void end_input(struct session *s)
-{
-    if (s->in_eof)
-        return;
-    s->in_eof = true;
-    struct termios t;
-    if (s->tty && s->in_pipe.fd >= 0 && tcgetattr(s->in_pipe.fd, &t) == 0) /* as if the user pressed Ctrl-D */
-        buf_add(&s->in_data, &t.c_cc[VEOF], 1);
-    feed(s);
-}
-
-static bool take_stdin(struct session *s, const struct message *m)
-{
-    if (m->length > s->in_granted)
-        return false;
-    s->in_granted -= m->length;
-    if (!m->length)
-        end_input(s);
-    else if (!s->in_eof) {
-        buf_add(&s->in_data, m->payload, m->length);
-        feed(s);
-    }
-    return true;
-}
-
-static void take_signal(struct session *s, uint32_t number)
-{
-    pid_t group = 0;
-    if (s->pid <= 0 || s->ended || number < 1 || number > 64)
-        return;
-    if (s->tty && s->in_pipe.fd >= 0 && ioctl(s->in_pipe.fd, TIOCGPGRP, &group) < 0)
-        group = 0;
-    kill(-(group > 1 ? group : s->pid), (int)number);
-}
-
-static void take_winsize(struct session *s, const uint8_t *p)
-{
-    struct winsize size = {.ws_row = get16(p), .ws_col = get16(p + 2)};
-    if (s->tty && s->in_pipe.fd >= 0)
-        ioctl(s->in_pipe.fd, TIOCSWINSZ, &size);
 }
 
 /* ---- start and end of the process ---- */
@@ -347,12 +104,12 @@ static void start_ready(struct source *src, uint32_t events)
         fail(s, e.code, e.text);
     } else {
         s->state = RUNNING;
-        reply_u32(s, MESSAGE_STARTED, (uint32_t)s->pid);
+        session_reply_u32(s, MESSAGE_STARTED, (uint32_t)s->pid);
         s->in_owed = STDIN_WINDOW;
-        grant(s);
-        feed(s);
+        session_grant(s);
+        session_feed(s);
     }
-    pump(s);
+    session_pump(s);
 }
 
 static void start(struct session *s, const struct message *m)
@@ -374,10 +131,10 @@ static void start(struct session *s, const struct message *m)
     }
     s->pid = child.pid;
     s->state = STARTING;
-    loop_add(&s->in_pipe, child.in, 0, input_ready);
-    loop_add(&s->out.src, child.out, 0, output_ready);
+    loop_add(&s->in_pipe, child.in, 0, session_input_ready);
+    loop_add(&s->out.src, child.out, 0, session_output_ready);
     if (child.err >= 0)
-        loop_add(&s->err.src, child.err, 0, output_ready);
+        loop_add(&s->err.src, child.err, 0, session_output_ready);
     loop_add(&s->start, child.start, EPOLLIN, start_ready);
 }
 
@@ -388,12 +145,11 @@ void session_reap(void)
         if (s->pid <= 0 || s->ended || waitpid(s->pid, &s->wait_status, WNOHANG) != s->pid)
             continue;
         s->ended = true;
-        limit_output(s, &s->out);
-        limit_output(s, &s->err);
+        session_limit_output(s);
         if (s->start.fd >= 0)
             start_ready(&s->start, EPOLLIN);
         else
-            pump(s);
+            session_pump(s);
     }
 }
 
@@ -410,13 +166,13 @@ static bool handle(struct session *s, const struct message *m, const char **why)
     switch (m->type) {
     case MESSAGE_EXEC: start(s, m); break;
     case MESSAGE_STDIN:
-        if (!take_stdin(s, m)) {
+        if (!session_take_stdin(s, m)) {
             *why = "more STDIN than was credited";
             return false;
         }
         break;
-    case MESSAGE_SIGNAL: take_signal(s, get32(m->payload)); break;
-    case MESSAGE_WINSIZE: take_winsize(s, m->payload); break;
+    case MESSAGE_SIGNAL: session_take_signal(s, get32(m->payload)); break;
+    case MESSAGE_WINSIZE: session_take_winsize(s, m->payload); break;
     default: break;
     }
     return true;
@@ -445,7 +201,7 @@ void session_data(struct session *s, const uint8_t *p, uint32_t n)
     }
     if (status == MESSAGE_BAD)
         fail(s, ERROR_BANGER, why);
-    pump(s);
+    session_pump(s);
 }
 
 void session_eof(struct session *s)
@@ -453,8 +209,8 @@ void session_eof(struct session *s)
     if (s->state == WAITS_FOR_EXEC)
         fail(s, ERROR_BANGER, "the client ended before it named a command");
     else
-        end_input(s);
-    pump(s);
+        session_end_input(s);
+    session_pump(s);
 }
 
 void session_open(struct link *l, uint32_t channel, uint32_t window)
@@ -478,7 +234,7 @@ void session_hangup(struct session *s)
 {
     if (s->pid > 0 && !s->ended)
         doomed_add(s->pid);
-    drop(s);
+    session_drop(s);
 }
 
 void session_hangup_all(void)
