@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Brings a private host (privatehost.py) up, runs one command there as an unprivileged user, takes all down again.
+"""Brings a host up, runs one command there as an unprivileged user, takes all down again.
 
-usage: demohost.py --runtime DIR --state DIR --user NAME -- CMD…
+usage: demohost.py --runtime DIR --state DIR --user NAME -- CMD…     a private host (privatehost.py)
+       demohost.py --installed PREFIX --user NAME -- CMD…            this machine's own (installedhost.py)
 
 Exits with CMD's status. Whatever ends it (INT, TERM, HUP), everything is taken down; what a SIGKILL of it leaves,
 the next one removes first.
@@ -19,7 +20,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-import privatehost
+from installedhost import InstalledHost
+from privatehost import RULE, HostError, Layout, PrivateHost
 
 
 class Ended(BaseException):
@@ -66,27 +68,48 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(usage=__doc__)
-    parser.add_argument("--runtime", type=Path, required=True)
-    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--runtime", type=Path, default=Path("/run/banger-demo"))
+    parser.add_argument("--state", type=Path, default=Path("/var/lib/banger-demo/banger"))
+    parser.add_argument("--installed", type=Path, metavar="PREFIX")
     parser.add_argument("--user", required=True)
     parser.add_argument("command", nargs="+")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def bring_up(host: PrivateHost | InstalledHost, user: str) -> None:
+    if isinstance(host, InstalledHost):
+        if not host.is_current():
+            with step("building banger"):
+                host.build()
+            with step(f"installing banger to {host.prefix}"):
+                host.install()
+        with step("giving polkitd the demo's rule"):
+            host.start()
+    else:
+        with step("starting a private system bus and polkitd"):
+            host.start()
+    say(f"  polkitd has one rule more than usual, for the user {user}:")
+    say("".join(f"    {line}\n" for line in RULE.format(user=user).splitlines()).rstrip())
+    with step("starting bangerd, as the bus does on the first call"):
+        host.activate()
+
+
+def main() -> int:
+    args = parse()
     home = pwd.getpwnam(args.user).pw_dir
-    host = privatehost.PrivateHost(privatehost.Layout(args.runtime, args.state, (args.user,)))
+    host: PrivateHost | InstalledHost
+    if args.installed:
+        host = InstalledHost(args.installed, args.user)
+    else:
+        host = PrivateHost(Layout(args.runtime, args.state, (args.user,)))
     command = Command()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, command.on_signal)
     status = 1
     try:
-        with step("starting a private system bus and polkitd"):
-            host.start()
-        rule = args.runtime / "rules.d" / f"50-banger-{args.user}.rules"
-        say(f"  polkitd has one rule more than usual, for the user {args.user}:")
-        say("".join(f"    {line}\n" for line in rule.read_text().splitlines()).rstrip())
-        with step("starting bangerd, as the bus does on the first call"):
-            host.activate()
+        bring_up(host, args.user)
         argv, env = host.command(args.user, args.command)
         os.chdir(home)
         say("")
@@ -94,14 +117,14 @@ def main() -> int:
         say("")
     except Ended as ended:
         status = int(ended.args[0])
-    except privatehost.HostError as exc:
+    except HostError as exc:
         say(f"\ndemo: {exc}")
     finally:
         command.closing = True
         try:
             with step("taking everything down again"):
                 host.stop()
-        except privatehost.HostError as exc:
+        except HostError as exc:
             say(f"\ndemo: {exc}")
             status = status or 1
     return status

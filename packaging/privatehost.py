@@ -274,20 +274,8 @@ class PrivateHost:
 
     def command(self, user: str, argv: Sequence[str], *, home: str = "") -> tuple[list[str], dict[str, str]]:
         """Command line and environment that run `argv` as an unprivileged user to whom this host is the machine."""
-        entry = pwd.getpwnam(user)
-        env = self.env | {
-            "HOME": home or entry.pw_dir,
-            "USER": user,
-            "LOGNAME": user,
-            "SHELL": "/bin/bash",
-            "PATH": f"{self.layout.python.parent}:/usr/local/bin:/usr/bin:/bin",
-            "TERM": os.environ.get("TERM", "dumb"),
-        }
-        drop = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups"]
-        drop += ["--inh-caps=-all", "--bounding-set=-all", "--pdeathsig=TERM", "--"]
-        # The checkout may lie in a folder of root's own.
-        mounts = [sys.executable, str(TOP / "packaging/privatemounts.py"), "--reach", str(TOP), "--"]
-        return [*mounts, *drop, *argv], env
+        env = self.env | user_environment(user, self.layout.python.parent)
+        return as_user(user, argv), env | ({"HOME": home} if home else {})
 
     # -- down
 
@@ -349,6 +337,29 @@ class PrivateHost:
         leftovers.clear_network(within)
         shutil.rmtree(self.layout.runtime)
         return words
+
+
+def user_environment(user: str, programs: Path) -> dict[str, str]:
+    """What a login would set; `programs` is where banger is."""
+    return {
+        "HOME": pwd.getpwnam(user).pw_dir,
+        "USER": user,
+        "LOGNAME": user,
+        "SHELL": "/bin/bash",
+        "PATH": f"{programs}:/usr/local/bin:/usr/bin:/bin",
+        "LC_ALL": "C.UTF-8",
+        "TERM": os.environ.get("TERM", "dumb"),
+    }
+
+
+def as_user(user: str, argv: Sequence[str]) -> list[str]:
+    """The command line that runs `argv` as `user`, with no capability, gone when its parent is gone."""
+    entry = pwd.getpwnam(user)
+    drop = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups"]
+    drop += ["--inh-caps=-all", "--bounding-set=-all", "--pdeathsig=TERM", "--"]
+    # The checkout may lie in a folder of root's own.
+    mounts = [sys.executable, str(TOP / "packaging/privatemounts.py"), "--reach", str(TOP), "--"]
+    return [*mounts, *drop, *argv]
 
 
 def tell(control: Path, line: str) -> None:
