@@ -118,6 +118,7 @@ async def serve(options: Options) -> None:
         libexec_dir=options.libexec_dir,
         mirror=config.mirror,
         systemd=supervisor.isolates_owners,
+        denied=(config.subnet,),
     )
     await library.collect()
     ports = Ports(
