@@ -103,6 +103,10 @@ class Netns:
         sock.settimeout(timeout)
         try:
             sock.connect((address, port))
+            try:
+                sock.getpeername()
+            except OSError:  # Linux 6.1 may lose the error of a refused connection until the next call
+                sock.send(b"?")
         except OSError:
             sock.close()
             raise

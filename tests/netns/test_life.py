@@ -222,6 +222,7 @@ def sound(vm: VM) -> bool:
     )
 
 
+@pytest.mark.timeout(300)
 async def test_crash_between_any_two_steps(
     host: Netns, tmp_path: Path, boot: Boot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
