@@ -94,7 +94,8 @@ class Machine:
             argv, process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         )
         if check and done.returncode:
-            raise MachineError(f"{argv} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
+            said = f"{done.stdout}\n{done.stderr}\n{self.journal(lines=40)}"
+            raise MachineError(f"{argv} ended with {done.returncode}\n{said}")
         return done
 
     @contextlib.contextmanager

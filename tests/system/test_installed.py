@@ -139,9 +139,9 @@ def test_guests_outlive_the_service(installed: Machine) -> None:
         session.stdin.close()
         assert session.wait(60) == 5
     assert show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic") == before
+    assert banger(installed, "vm", "exec", "web", "--", "sh", "-c", "exit 4", check=False)[0] == 4
     (vm,) = vms_of(installed, "alice")
     assert (vm["name"], vm["state"]) == ("web", "running")
-    assert banger(installed, "vm", "exec", "web", "--", "sh", "-c", "exit 4", check=False)[0] == 4
 
 
 def test_an_upgrade_disturbs_nothing(installed: Machine) -> None:
