@@ -13,6 +13,11 @@ import tempfile
 from pathlib import Path
 
 CLONE_NEWNS = 0x00020000
+# x86-64's numbers; the last two are the same everywhere.
+SYS_PIVOT_ROOT, SYS_OPEN_TREE, SYS_MOVE_MOUNT = 155, 428, 429
+OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 0x1, 0x8000, 0x1000
+MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
+MNT_DETACH = 2
 MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -31,24 +36,41 @@ def mount(source: str, target: str, flags: int, kind: str = "none", options: str
 
 
 def detach() -> None:
-    """Enter a mount namespace of our own from which nothing spreads to the machine."""
+    """Enter a mount namespace of our own from which nothing spreads to the machine. "/" is a mount point there."""
     _check(_libc.unshare(CLONE_NEWNS), "make a mount namespace")
-    if _libc.mount(b"none", b"/", b"none", ctypes.c_ulong(MS_REC | MS_PRIVATE), None) == 0:
-        return
-    # The root of a chroot is no mount point, and only a mount point can be made private: do it from the namespace's
-    # own root, and come back. (A process is not held by a root that its working folder lies outside of.)
-    back = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
-    inner = tempfile.mkdtemp()
+    if _libc.mount(b"none", b"/", b"none", ctypes.c_ulong(MS_REC | MS_PRIVATE), None) != 0:
+        leave_chroot()
+
+
+def leave_chroot() -> None:
+    """Make the folder that is the root of this chroot the root of our mount namespace.
+
+    A chroot's root is no mount point: it cannot be made private, and the kernel makes no user namespace in a chroot.
+    Both work again below a root that was pivoted to.
+    """
+    inside = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    # A process is not held by a root that its working folder lies outside of: so to the namespace's own root.
+    scratch = tempfile.mkdtemp()
     os.chdir("/")
-    os.chroot(inner)
+    os.chroot(scratch)
     while not Path("..").samefile("."):
         os.chdir("..")
     os.chroot(".")
     mount("none", "/", MS_REC | MS_PRIVATE)
-    os.fchdir(back)
-    os.chroot(".")
-    os.close(back)
-    Path(inner).rmdir()
+    flags = OPEN_TREE_CLONE | AT_RECURSIVE | AT_EMPTY_PATH
+    tree = _libc.syscall(SYS_OPEN_TREE, inside, b"", flags)
+    _check(min(tree, 0), "copy the root's mounts")
+    moved = _libc.syscall(
+        SYS_MOVE_MOUNT, tree, b"", inside, b"", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH
+    )
+    _check(moved, "mount the root")
+    os.fchdir(tree)
+    _check(_libc.syscall(SYS_PIVOT_ROOT, b".", b"."), "pivot to the root")
+    _check(_libc.umount2(b".", MNT_DETACH), "unmount the old root")
+    os.chdir("/")
+    os.close(inside)
+    os.close(tree)
+    Path(scratch).rmdir()
 
 
 def closed_ancestor(path: Path) -> Path | None:
