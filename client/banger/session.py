@@ -118,9 +118,10 @@ class _Session:
             if events & ~select.POLLOUT:
                 self._receive()
         elif fd == self._wakeup.fileno():
-            for signum in self._wakeup.recv(256):
-                self._signalled(signal.Signals(signum))
+            self._take_signals()
         elif fd == 0:
+            # A signal may have come just after poll had looked, and before what was typed next: a new size.
+            self._take_signals()
             self._read_stdin()
         else:
             self._feed_sink(fd, events)
@@ -164,6 +165,14 @@ class _Session:
         if not data.strip(_ESCAPE):
             state.escapes += len(data)
         return state.escapes >= _INSIST
+
+    def _take_signals(self) -> None:
+        try:
+            signums = self._wakeup.recv(256)
+        except BlockingIOError:
+            return
+        for signum in signums:
+            self._signalled(signal.Signals(signum))
 
     def _signalled(self, signum: signal.Signals) -> None:
         state, now = self._state, time.monotonic()
