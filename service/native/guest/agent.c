@@ -185,16 +185,6 @@ static void has_room(struct link *l)
     session_resume_all();
 }
 
-static void try_open(struct timer *t)
-{
-    int fd = transport_open_port();
-    (void)t;
-    if (fd >= 0)
-        link_open(&host, fd);
-    else if (listener.fd < 0)
-        timer_set(&reopen, REOPEN_MS);
-}
-
 static void broken(struct link *l)
 {
     session_hangup_all();
@@ -219,6 +209,19 @@ static void connected(struct source *s, uint32_t events)
     if (link_is_open(&host))
         broken(&host);
     link_open(&host, fd);
+}
+
+/* Opens the machine's port. vsock is tried only without one: the kernel would look for modules. */
+static void try_open(struct timer *t)
+{
+    int fd = transport_open_port();
+    (void)t;
+    if (fd >= 0)
+        link_open(&host, fd);
+    else if (!transport_has_port() && (fd = transport_listen_vsock()) >= 0)
+        loop_add(&listener, fd, EPOLLIN, connected);
+    else
+        timer_set(&reopen, REOPEN_MS);
 }
 
 static void boss_ready(struct source *s, uint32_t events)
@@ -277,9 +280,6 @@ int agent_run(const struct agent *options)
     if (self.fd >= 0) {
         link_open(&host, self.fd);
     } else {
-        int fd = transport_listen_vsock();
-        if (fd >= 0)
-            loop_add(&listener, fd, EPOLLIN, connected);
         try_open(NULL);
     }
     loop_run(after);

@@ -11,6 +11,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <termios.h>
 #include <unistd.h>
 #include <grp.h>
 
@@ -70,6 +71,11 @@ static bool make_terminal(const struct exec_request *r, struct child *c, int the
         errno = saved;
         return false;
     }
+    struct termios modes;
+    if (tcgetattr(slave, &modes) == 0) { /* erasing takes a whole character */
+        modes.c_iflag |= IUTF8;
+        tcsetattr(slave, TCSANOW, &modes);
+    }
     ioctl(master, TIOCSWINSZ, &size);
     c->out = master, c->in = writer, c->err = -1;
     theirs[0] = theirs[1] = theirs[2] = slave;
@@ -86,6 +92,15 @@ static void close_all(struct child *c, const int theirs[3])
         close(theirs[1]), close(theirs[2]);
 }
 
+static void write_file(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return;
+    (void)!write(fd, text, strlen(text));
+    close(fd);
+}
+
 /* Everything a process inherits from the agent and a session must not have. */
 static void reset_process(void)
 {
@@ -97,10 +112,11 @@ static void reset_process(void)
     umask(022);
     if (!child_of_machine)
         return;
-    int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)!write(fd, "0", 1);
-        close(fd);
+    write_file("/proc/self/oom_score_adj", "0");
+    /* Sessions are neither the agent's nor systemd's own processes: their memory is counted apart. */
+    if (access("/sys/fs/cgroup/cgroup.controllers", F_OK) == 0) {
+        mkdir("/sys/fs/cgroup/banger", 0755);
+        write_file("/sys/fs/cgroup/banger/cgroup.procs", "0");
     }
     struct rlimit files = {1024, 524288}, core = {0, RLIM_INFINITY};
     setrlimit(RLIMIT_NOFILE, &files);

@@ -42,19 +42,17 @@ static void warn_unless(bool written, const char *path)
 static void set_names(const struct seed *seed)
 {
     char line[300];
-    struct text hosts;
     if (!seed->hostname)
         return;
     if (sethostname(seed->hostname, strlen(seed->hostname)) < 0)
         boot_warn("hostname", strerror(errno));
     snprintf(line, sizeof line, "%s\n", seed->hostname);
     warn_unless(files_write_text("/etc/hostname", 0644, line), "/etc/hostname");
-    text_begin(&hosts);
     if (access("/etc/hosts", F_OK) < 0)
-        fputs("127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n", hosts.out);
-    fprintf(hosts.out, "127.0.1.1 %s\n", seed->hostname);
-    warn_unless(files_write_block("/etc/hosts", 0644, text_end(&hosts)), "/etc/hosts");
-    free(hosts.at);
+        warn_unless(files_write_text("/etc/hosts", 0644, "127.0.0.1 localhost\n::1 localhost ip6-localhost ip6-loopback\n"),
+                    "/etc/hosts");
+    snprintf(line, sizeof line, "127.0.1.1 %s\n", seed->hostname);
+    warn_unless(files_write_block("/etc/hosts", 0644, line), "/etc/hosts");
 }
 
 static void set_resolver(const struct seed *seed)

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "boot.h"
+#include "transport.h"
 
 static int is_module(const struct dirent *e)
 {
@@ -18,25 +19,13 @@ static int is_module(const struct dirent *e)
     return n > 3 && strcmp(e->d_name + n - 3, ".ko") == 0;
 }
 
-static bool has_entries(const char *folder)
-{
-    struct dirent *e;
-    DIR *dir = opendir(folder);
-    bool found = false;
-    while (dir && !found && (e = readdir(dir)))
-        found = e->d_name[0] != '.';
-    if (dir)
-        closedir(dir);
-    return found;
-}
-
 /* One initrd serves all VMMs; what the other one needs is not worth its five milliseconds. `name` is "04-virtio_pci.ko":
  * with PCI there are no devices on the virtio-mmio bus, and with a virtio-serial port the host does not come by vsock. */
 static bool is_useful(const char *name)
 {
-    if (strstr(name, "virtio_mmio") && has_entries("/sys/bus/pci/devices"))
+    if (strstr(name, "virtio_mmio") && access("/sys/bus/pci/devices/0000:00:00.0", F_OK) == 0)
         return false;
-    if (strstr(name, "vsock") && has_entries("/sys/class/virtio-ports"))
+    if (strstr(name, "vsock") && transport_has_port())
         return false;
     return true;
 }

@@ -8,15 +8,16 @@
 #include <sys/reboot.h>
 #include <unistd.h>
 
+#include "transport.h"
+
 /* systemd's SIGRTMIN is glibc's, 34, whatever the C library of this program says. */
 enum { SYSTEMD_POWEROFF = 34 + 4, SYSTEMD_REBOOT = 34 + 5 };
 
 _Noreturn void power_off_now(bool reboot_wanted)
 {
     sync();
-    /* Firecracker, which is the one without a virtio-serial port, has no power switch: it ends at a reset. */
-    bool has_switch = access("/sys/class/virtio-ports", F_OK) == 0;
-    reboot(reboot_wanted || !has_switch ? RB_AUTOBOOT : RB_POWER_OFF);
+    /* Firecracker's machines have no power switch: they end at a reset. */
+    reboot(reboot_wanted || !transport_has_port() ? RB_AUTOBOOT : RB_POWER_OFF);
     for (;;)
         pause();
 }

@@ -12,12 +12,13 @@
 static const char PORT_NAME[] = "banger.0";
 enum { VSOCK_PORT = 1024 };
 
-int transport_open_port(void)
+/* Finds the port's device. */
+static bool find_port(char *device, size_t size)
 {
     DIR *dir = opendir("/sys/class/virtio-ports");
     struct dirent *entry;
-    int fd = -1;
-    while (dir && fd < 0 && (entry = readdir(dir))) {
+    bool found = false;
+    while (dir && !found && (entry = readdir(dir))) {
         char path[320], name[sizeof PORT_NAME + 1] = "";
         snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", entry->d_name);
         FILE *f = fopen(path, "re");
@@ -26,14 +27,24 @@ int transport_open_port(void)
         if (fgets(name, sizeof name, f))
             name[strcspn(name, "\n")] = 0;
         fclose(f);
-        if (strcmp(name, PORT_NAME) != 0)
-            continue;
-        snprintf(path, sizeof path, "/dev/%s", entry->d_name);
-        fd = open(path, O_RDWR | O_NONBLOCK | O_CLOEXEC);
+        found = strcmp(name, PORT_NAME) == 0;
+        snprintf(device, size, "/dev/%s", entry->d_name);
     }
     if (dir)
         closedir(dir);
-    return fd;
+    return found;
+}
+
+bool transport_has_port(void)
+{
+    char device[320];
+    return find_port(device, sizeof device);
+}
+
+int transport_open_port(void)
+{
+    char device[320];
+    return find_port(device, sizeof device) ? open(device, O_RDWR | O_NONBLOCK | O_CLOEXEC) : -1;
 }
 
 int transport_listen_vsock(void)

@@ -1,7 +1,11 @@
 /* Finding the machine's way to the host: a virtio-serial port or a vsock listener. */
 #pragma once
 
-/* The open port named "banger.0", or -1 if there is none (or it is in use). */
+#include <stdbool.h>
+
+/* Has the machine a port named "banger.0"? Firecracker's have none. */
+bool transport_has_port(void);
+/* That port, open; -1: there is none, or it is in use. */
 int transport_open_port(void);
 
 /* A socket that listens on vsock port 1024, or -1. */

@@ -22,6 +22,7 @@
 enum {
     TERM_GRACE_MS = 8000,
     REBOOT_GRACE_MS = 30000,
+    LEAVE_GRACE_MS = 150000, /* systemd gives its services 90 s */
     REBOOTS_MAX = 5, /* within REBOOTS_WINDOW_MS, then it is given up */
     REBOOTS_WINDOW_MS = 60000,
     FLUSH_MS = 2000, /* after the VM's end clients get so long to take what is left */
@@ -102,6 +103,10 @@ bool shim_reboot(void)
 
 void shim_guest_leaves(bool reboot)
 {
+    if (!stop_timer.due) {
+        stop_timer.fire = kill_now;
+        timer_set(&stop_timer, LEAVE_GRACE_MS);
+    }
     if (shim.state == VM_STOPPING)
         return;
     if (reboot) {
