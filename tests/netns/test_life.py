@@ -17,7 +17,7 @@ from tests.netns.conftest import difference, state
 from tests.netns.lab import GATEWAY, ROUTER, SERVER, Guest, Netns, make_vm
 from tests.netns.test_respect import down, forwarding, up
 
-from bangerd.host import netlink, nft, process
+from bangerd.host import netlink, nft, process, tun
 from bangerd.host.network import HostNetwork
 from bangerd.model.errors import StepFailed
 from bangerd.model.network import BRIDGE, DEFAULT_SUBNET
@@ -196,13 +196,13 @@ class Reaper:
 
         patch.setattr(NetlinkRequest, "send", guarded_send)
         patch.setattr(process, "run", guarded_run)
-        create = netlink._create_tap
+        create = tun.create_tap
 
         def guarded_create(name: str, uid: int) -> None:
             self._step()
             create(name, uid)
 
-        patch.setattr(netlink, "_create_tap", guarded_create)
+        patch.setattr(tun, "create_tap", guarded_create)
 
     def _step(self) -> None:
         self.count += 1

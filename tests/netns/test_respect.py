@@ -10,6 +10,7 @@ from tests.netns import lab
 from tests.netns.conftest import difference, state
 from tests.netns.lab import HOST, ROUTER, SERVER, Guest, Netns, make_vm
 
+from bangerd.host import process, tun
 from bangerd.host.network import HostNetwork
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.network import BRIDGE, DEFAULT_SUBNET
@@ -228,6 +229,20 @@ async def test_an_interface_of_another_kind_with_the_bridges_name(network: HostN
     lab.ip(f"link add name {BRIDGE} type veth peer name other\n")
     with pytest.raises(StepFailed, match="is not banger's bridge"):
         await network.apply([make_vm(1)])
+
+
+async def test_what_the_host_lacks_is_told(network: HostNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tun, "DEVICE", Path("/dev/net/absent"))
+    monkeypatch.setattr(process, "_ENV", {"PATH": "/nonexistent"})
+    problems = await network.problems()
+    assert "/dev/net/absent is missing; `modprobe tun` brings it" in problems
+    assert any(problem.startswith("nft, of which all rules are made, does not work") for problem in problems)
+    with pytest.raises(HostNotReady, match="modprobe tun"):
+        await network.ensure_tap(make_vm(1))
+    with pytest.raises(StepFailed, match="cannot run nft: not found"):
+        await network.apply([make_vm(1)])
+    monkeypatch.undo()
+    await network.apply([])
 
 
 async def test_no_uplink_is_no_error_and_heals(network: HostNetwork, boot: Boot) -> None:

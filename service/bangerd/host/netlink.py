@@ -5,10 +5,8 @@ Every function is idempotent, and does one thing; host/network.py decides what i
 
 import asyncio
 import errno
-import fcntl
 import os
 import socket
-import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,11 +20,10 @@ from pyroute2.netlink.nlsocket import NetlinkRequest
 from pyroute2.netlink.rtnl import RTM_NEWLINK, ndmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from bangerd.host import tun
 from bangerd.model.errors import StepFailed
 from bangerd.model.network import BRIDGE, BRIDGE_MAC, HostAddress, HostRoute, Pool
 
-_TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = 0x400454CA, 0x400454CB, 0x400454CC
-_IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR, _IFF_TUN_EXCL = 0x0002, 0x1000, 0x4000, 0x8000
 _NO_IPV6 = {"attrs": [("AF_INET6", {"attrs": [("IFLA_INET6_ADDR_GEN_MODE", 1)]})]}  # no link-local address
 _ANY = "0.0.0.0"  # noqa: S104, a default route has no destination
 _PERMANENT = ndmsg.states["permanent"]
@@ -297,17 +294,6 @@ async def remove_bridge() -> None:
             await _rule(ipr, "del", *rule)
 
 
-def _create_tap(name: str, uid: int) -> None:
-    fd = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC)
-    try:
-        flags = _IFF_TAP | _IFF_NO_PI | _IFF_VNET_HDR | _IFF_TUN_EXCL
-        fcntl.ioctl(fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), flags))
-        fcntl.ioctl(fd, _TUNSETOWNER, uid)
-        fcntl.ioctl(fd, _TUNSETPERSIST, 1)
-    finally:
-        os.close(fd)
-
-
 async def create_tap(name: str, draft: str, uid: int, mac: str) -> None:
     """Make a persistent tap on the bridge that `uid` may open, isolated from other ports; it stays down.
 
@@ -317,7 +303,7 @@ async def create_tap(name: str, draft: str, uid: int, mac: str) -> None:
     await delete(draft)
     try:
         async with _netlink(f"make the tap {name}") as ipr:
-            _create_tap(draft, uid)
+            tun.create_tap(draft, uid)
             tap = _index(draft)
             await _attach(ipr, tap, _index(BRIDGE), mac)
             await ipr.link("set", index=tap, ifname=name)

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from bangerd.host import conntrack, firewalls, netlink, nft, resolvers
+from bangerd.host import conntrack, firewalls, netlink, nft, resolvers, tun
 from bangerd.host.forwarding import Forwarding
 from bangerd.host.netwatch import Watch
 from bangerd.model.errors import BangerError, HostNotReady, StepFailed
@@ -115,10 +115,13 @@ class HostNetwork:
             found.append(
                 "no DNS resolver that guests can reach is in /etc/resolv.conf; guests resolve no names"
             )
+        if missing := tun.missing():
+            found.append(missing)
         try:
+            await nft.check(ruleset([], self.pool))
             found += await firewalls.blockers()
         except StepFailed as exc:
-            found.append(f"cannot see whether a firewall stops guests: {exc}")
+            found.append(f"nft, of which all rules are made, does not work here: {exc}")
         return found
 
     async def close(self) -> None:

@@ -18,6 +18,11 @@ async def load(text: str) -> None:
     await process.run(["nft", "-f", "-"], input=text.encode(), timeout_s=_TIMEOUT_S)
 
 
+async def check(text: str) -> None:
+    """See whether nft and the kernel would take a ruleset, without loading it. Raises StepFailed."""
+    await process.run(["nft", "--check", "-f", "-"], input=text.encode(), timeout_s=_TIMEOUT_S)
+
+
 async def listing(*what: str) -> list[dict[str, Any]]:
     """Objects of `nft --json list …`, each under the name of its kind. Raises StepFailed."""
     done = await process.run(["nft", "--json", "list", *what], timeout_s=_TIMEOUT_S, max_output=_MOST)
