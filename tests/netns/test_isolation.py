@@ -160,7 +160,7 @@ async def test_what_keeps_them_apart_then(pair: tuple[Guest, Guest]) -> None:
     lab.run("nft", "flush", "ruleset")
     lab.run("ip", "rule", "del", "pref", "100")
     assert one.ns.ping(TWO.address)
-    lab.run("ip", "rule", "add", "pref", "100", "iif", BRIDGE, "to", "172.16.0.0/24", "prohibit")
+    lab.run("ip", "rule", "add", "pref", "100", "dev", BRIDGE, "to", "172.16.0.0/24", "prohibit")
     assert not one.ns.ping(TWO.address, timeout=0.3)
     for vm in (ONE, TWO):
         lab.run("ip", "link", "set", vm.tap, "type", "bridge_slave", "isolated", "off")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ log = logging.getLogger(__name__)
 
 # A tap in the making: not yet one of those that list_sids() reports.
 _DRAFT_PREFIX = "bgr_"
+_TAP = re.compile(re.escape(TAP_PREFIX) + "[0-9a-f]{8}")
 # Where "out" leads is where the host would send this to.
 _FAR_AWAY = "1.1.1.1"
-# More repairs than this within this many seconds is a fight with another program.
+# More repairs than this within this many seconds is a fight with another program, or a flapping link.
 _REPAIRS, _REPAIRS_WITHIN_S = 10, 60.0
 
 
@@ -73,12 +75,12 @@ class HostNetwork:
             await netlink.delete(TAP_PREFIX + sid)
             if self._down is not None:
                 self._down.discard(TAP_PREFIX + sid)
-            if not self._wanted and not netlink.names(TAP_PREFIX):
+            if not self._wanted and not _taps():
                 await self._take_down()
 
     async def list_sids(self) -> frozenset[str]:
         """Taps that have, or had before this service started, their rules."""
-        taps = set(netlink.names(TAP_PREFIX)) - (self._down or set())
+        taps = set(_taps()) - (self._down or set())
         return frozenset(name.removeprefix(TAP_PREFIX) for name in taps)
 
     async def apply(self, vms: Sequence[VM]) -> None:
@@ -132,7 +134,7 @@ class HostNetwork:
             await asyncio.gather(self._mending, return_exceptions=True)
 
     async def _fit(self) -> None:
-        if self._wanted or netlink.names(TAP_PREFIX):
+        if self._wanted or _taps():
             await self._bring_up(self._wanted)
         else:
             await self._take_down()
@@ -163,7 +165,7 @@ class HostNetwork:
         if fresh or self._down is None:
             # Another program may have removed the bridge: running VMs hold on to their taps.
             await netlink.attach_taps({vm.tap: vm.mac for vm in vms})
-        await netlink.set_up(netlink.names(TAP_PREFIX) if self._down is None else sorted(self._down))
+        await netlink.set_up(_taps() if self._down is None else sorted(self._down))
         self._down = set()
 
     async def _load(self, vms: Sequence[VM], links: Sequence[netlink.Link]) -> None:
@@ -191,7 +193,7 @@ class HostNetwork:
         self._down = None
 
     async def _drop_drafts(self) -> None:
-        for draft in netlink.names(_DRAFT_PREFIX):
+        for draft in [name for name in netlink.names() if name.startswith(_DRAFT_PREFIX)]:
             await netlink.delete(draft)
 
     def _mend_soon(self) -> None:
@@ -201,6 +203,7 @@ class HostNetwork:
     async def _mend(self) -> None:
         """See whether what another program did matters, and put right what does, until it is quiet."""
         while True:
+            await self._cool_down()
             async with self._lock:
                 seen = self._watch.drain()
                 if not seen:  # apply() has seen to it
@@ -208,27 +211,28 @@ class HostNetwork:
                 if seen.rules_lost:
                     self._loaded = ""
                     log.warning("another program removed banger's nft rules; loading them again")
-                if self._is_fight():
-                    self._stop_watching()
-                    return
                 try:
                     await self._fit()
                 except BangerError as exc:
                     log.warning("cannot mend the network of VMs: %s", exc)
 
-    def _is_fight(self) -> bool:
+    async def _cool_down(self) -> None:
+        """Wait if there was too much to mend of late: the host is there for more than a fight."""
         now = asyncio.get_running_loop().time()
-        since = self._mended[0] if len(self._mended) == _REPAIRS else -_REPAIRS_WITHIN_S
+        if len(self._mended) == _REPAIRS and now - self._mended[0] < _REPAIRS_WITHIN_S:
+            pause = self._mended[0] + _REPAIRS_WITHIN_S - now
+            log.warning(
+                "another program changed the network of VMs %d times in %.0f s; looking again in %.0f s,"
+                " or when a VM starts or stops", _REPAIRS, now - self._mended[0], pause,
+            )  # fmt: skip
+            await asyncio.sleep(pause)
         self._mended.append(now)
-        if now - since >= _REPAIRS_WITHIN_S:
-            return False
-        log.error(
-            "another program keeps changing the network of VMs, %d times in %.0f s; it is left as it is until"
-            " a VM starts or stops", _REPAIRS, now - since,
-        )  # fmt: skip
-        return True
 
     def _stop_watching(self) -> None:
         """What is loaded is not known from here on."""
         self._watch.close()
         self._loaded = ""
+
+
+def _taps() -> list[str]:
+    return [name for name in netlink.names() if _TAP.fullmatch(name)]
