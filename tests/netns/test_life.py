@@ -352,17 +352,17 @@ async def test_guests_follow_the_hosts_way_out(network: HostNetwork, internet: N
 async def test_a_fight_does_not_take_the_host_over(
     network: HostNetwork, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, loads: list[str]
 ) -> None:
-    monkeypatch.setattr("bangerd.host.network._REPAIRS_WITHIN_S", 5.0)
+    monkeypatch.setattr("bangerd.host.network._REPAIRS_WITHIN_S", 8.0)
     vm = make_vm(1)
     await up(network, vm)
     rules = state()["nft"]
     caplog.set_level(logging.WARNING)
     begin = time.monotonic()
     while "looking again in" not in caplog.text:
-        assert time.monotonic() < begin + 5, "it fights without end"
+        assert time.monotonic() < begin + 8, "it fights without end"
         lab.run("nft", "flush", "ruleset")
         await asyncio.sleep(0.02)
-    assert len(loads) <= 11
+    assert len(loads) <= 20
     lab.run("nft", "flush", "ruleset")
     await network.apply([vm, make_vm(2)])  # a VM starts: that does not wait
     await network.apply([vm])
