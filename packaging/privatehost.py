@@ -19,12 +19,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 import leftovers
 
 TOP = Path(__file__).resolve().parent.parent
 NAME = "com.thaloco.Banger1"
+POLKIT = "org.freedesktop.PolicyKit1"
 POLKITD = "/usr/lib/polkit-1/polkitd"
 
 BUS = """\
@@ -125,7 +125,7 @@ class PrivateHost:
             "LC_ALL": "C.UTF-8",
             "DBUS_SYSTEM_BUS_ADDRESS": layout.address,
         }
-        self._children: list[subprocess.Popen[bytes]] = []
+        self._bus: subprocess.Popen[bytes] | None = None
         self._lock: int | None = None
 
     def __enter__(self) -> "PrivateHost":
@@ -182,9 +182,19 @@ class PrivateHost:
         includes = "\n".join(f"  <include>{path}</include>" for path in policies)
         config = BUS.format(address=layout.address, services=runtime / "services", includes=includes)
         (runtime / "bus.conf").write_text(config)
-        activation = ACTIVATION.format(name=NAME, command=f"/bin/sh {runtime}/start-bangerd")
-        (runtime / "services" / f"{NAME}.service").write_text(activation)
+        for name, script in ((NAME, "start-bangerd"), (POLKIT, "start-polkitd")):
+            activation = ACTIVATION.format(name=name, command=f"/bin/sh {runtime}/{script}")
+            (runtime / "services" / f"{name}.service").write_text(activation)
         self.set_environment()
+        # By the bus too, as on every machine without systemd: should polkitd end, the next question starts it again.
+        # (A package's script in some chroot of this machine may stop every polkitd that it sees.)
+        command = [
+            "exec", sys.executable, str(TOP / "packaging/privatemounts.py"),
+            "--bind", str(runtime / "actions"), "/usr/share/polkit-1/actions",
+            "--bind", str(runtime / "rules.d"), "/etc/polkit-1/rules.d",
+            "--", POLKITD, "--no-debug",
+        ]  # fmt: skip
+        (runtime / "start-polkitd").write_text(f"{shlex.join(command)}\n")
         for policy in (layout.policy, Path("/usr/share/polkit-1/actions/org.freedesktop.policykit.policy")):
             shutil.copy(policy, runtime / "actions")
         for user in layout.users:
@@ -195,47 +205,24 @@ class PrivateHost:
         command = ["exec", "env", "PYTHONDONTWRITEBYTECODE=1", *variables, *self.layout.service_argv]
         (self.layout.runtime / "start-bangerd").write_text(f"{shlex.join(command)}\n")
 
-    def _spawn(
-        self, argv: Sequence[str], log: IO[bytes], stdout: IO[bytes] | int | None = None
-    ) -> subprocess.Popen[bytes]:
-        """A process of the host, in a session of its own: a Ctrl-C at the terminal is not for it."""
-        child = subprocess.Popen(
-            [*self.layout.within, *argv],
-            stdin=subprocess.DEVNULL,
-            stdout=log if stdout is None else stdout,
-            stderr=log,
-            env=self.env,
-            cwd="/",
-            start_new_session=True,
-        )
-        self._children.append(child)
-        return child
-
     def _start_bus(self) -> None:
         argv = ["dbus-daemon", f"--config-file={self.layout.runtime}/bus.conf", "--nofork", "--nopidfile"]
         with self.layout.log.open("ab") as log:
-            child = self._spawn([*argv, "--nosyslog", "--print-address=1"], log, stdout=subprocess.PIPE)
-        assert child.stdout is not None
-        with child.stdout:
-            ready = child.stdout.readline()  # one line when it listens, end of file when it cannot
+            # In a session of its own: a Ctrl-C at the terminal is not for it, nor for what it starts.
+            self._bus = subprocess.Popen(
+                [*self.layout.within, *argv, "--nosyslog", "--print-address=1"],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self.env, cwd="/",
+                start_new_session=True,
+            )  # fmt: skip
+        assert self._bus.stdout is not None
+        with self._bus.stdout:
+            ready = self._bus.stdout.readline()  # one line when it listens, end of file when it cannot
         if not ready:
             raise HostError(f"the private system bus does not start: {self.log_tail()}")
 
     def _start_polkit(self) -> None:
-        runtime = self.layout.runtime
-        argv = [
-            sys.executable, str(TOP / "packaging/privatemounts.py"),
-            "--bind", str(runtime / "actions"), "/usr/share/polkit-1/actions",
-            "--bind", str(runtime / "rules.d"), "/etc/polkit-1/rules.d",
-            "--", POLKITD, "--no-debug",
-        ]  # fmt: skip
-        with self.layout.log.open("ab") as log:
-            child = self._spawn(argv, log)
-        deadline = time.monotonic() + 20
-        while not self.has_owner("org.freedesktop.PolicyKit1"):
-            if child.poll() is not None or time.monotonic() > deadline:
-                raise HostError(f"polkitd does not start: {self.log_tail()}")
-            time.sleep(0.02)
+        if self.call("StartServiceByName", f"string:{POLKIT}", "uint32:0", timeout_s=30) is None:
+            raise HostError(f"polkitd does not start: {self.log_tail()}")
 
     # -- the bus, as root
 
@@ -249,12 +236,14 @@ class PrivateHost:
         )  # fmt: skip
         return done.stdout.strip() if done.returncode == 0 else None
 
-    def has_owner(self, name: str) -> bool:
-        return self.call("NameHasOwner", f"string:{name}") == "boolean true"
+    @property
+    def bus_pid(self) -> int:
+        """Pid of the bus daemon; 0 when the host is down."""
+        return self._bus.pid if self._bus else 0
 
-    def service_pid(self) -> int | None:
-        """Pid of the running bangerd."""
-        reply = self.call("GetConnectionUnixProcessID", f"string:{NAME}")
+    def service_pid(self, name: str = NAME) -> int | None:
+        """Pid of the running bangerd, or of who else owns `name`."""
+        reply = self.call("GetConnectionUnixProcessID", f"string:{name}")
         return int(reply.split()[-1]) if reply else None
 
     def activate(self) -> int:
@@ -286,26 +275,30 @@ class PrivateHost:
         trouble = []
         try:
             trouble += self._stop_vms()
-            if (pid := self.service_pid() if self._children else None) and leftovers.end(
-                [pid], signal.SIGTERM, 20
-            ):
-                trouble.append("bangerd did not end within 20 s of SIGTERM")
-            for child in reversed(self._children):
-                if (status := child.poll()) is not None:
-                    trouble.append(f"{child.args!r} had ended by itself, with status {status}")
-                child.terminate()
-                try:
-                    child.wait(10)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-                    child.wait()
-            self._children.clear()
+            if self._bus is not None:
+                trouble += self._stop_services()
             trouble += self._left()
         finally:
             os.close(self._lock)
             self._lock = None
         if trouble:
             raise HostError("left behind, and removed by force: " + "; ".join(trouble))
+
+    def _stop_services(self) -> list[str]:
+        """bangerd first, which may ask polkit to its end; the bus last."""
+        assert self._bus is not None
+        trouble = [
+            f"{name} did not end within 20 s of SIGTERM"
+            for name in (NAME, POLKIT)
+            if (pid := self.service_pid(name)) and leftovers.end([pid], signal.SIGTERM, 20)
+        ]
+        if (status := self._bus.poll()) is not None:
+            trouble.append(f"the bus had ended by itself, with status {status}: {self.log_tail()}")
+        leftovers.end([self._bus.pid], signal.SIGTERM, 10)
+        self._bus.kill()
+        self._bus.wait()
+        self._bus = None
+        return trouble
 
     def _stop_vms(self) -> list[str]:
         """Ask every shim to end its guest; bangerd then takes down what belonged to it."""
@@ -314,7 +307,7 @@ class PrivateHost:
         def busy() -> bool:
             return any(folder.glob("*/control.sock")) or bool(leftovers.links(self.layout.within))
 
-        if not self._children or not busy():
+        if self._bus is None or not busy():
             return []
         self.activate()  # it may have been killed
         for control in folder.glob("*/control.sock"):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from privatehost import TOP, Layout, PrivateHost
+from privatehost import POLKIT, TOP, Layout, PrivateHost
 from tests.bench.stats import Series
 from tests.guest.machine import ALICE, Machine
 
@@ -79,10 +79,10 @@ class Host:
         return pid
 
     def bus_pid(self) -> int:
-        return self.machine.host._children[0].pid
+        return self.machine.host.bus_pid
 
     def polkit_pid(self) -> int:
-        return self.machine.host._children[1].pid
+        return self.machine.host.service_pid(POLKIT) or 0
 
     def turns(self, rounds: int, commands: Mapping[str, Sequence[str]]) -> list[Timed]:
         """Run the commands as the user, turn by turn."""
