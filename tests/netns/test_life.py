@@ -256,7 +256,7 @@ async def test_crash_between_any_two_steps(
         if point % 10 == 0:  # by traffic: costly
             await up(heir, *vms)
             guest = Guest(vms[1])
-            lab.until(lambda guest=guest: guest.ns.ping(SERVER, timeout=0.1), f"NAT after point {point}")  # type: ignore[misc]
+            lab.until(lambda guest=guest: guest.ns.ping(SERVER, timeout=0.1), f"NAT after point {point}")
             assert not guest.ns.ping(vms[0].address, timeout=0.05)
             guest.close()
         elif point % 3:
@@ -306,7 +306,7 @@ async def test_a_removed_bridge_comes_back_under_running_guests(network: HostNet
     lab.run("ip", "link", "del", BRIDGE)
     await until(lambda: not difference(before, state()), "the bridge")
     for guest in guests:
-        lab.until(lambda guest=guest: guest.ns.ping(SERVER, timeout=0.1), "its link")  # type: ignore[misc]
+        lab.until(lambda guest=guest: guest.ns.ping(SERVER, timeout=0.1), "its link")
     assert not guests[0].ns.ping(vms[1].address, timeout=0.1)
 
 
