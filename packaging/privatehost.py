@@ -210,7 +210,7 @@ class PrivateHost:
         with self.layout.log.open("ab") as log:
             # In a session of its own: a Ctrl-C at the terminal is not for it, nor for what it starts.
             self._bus = subprocess.Popen(
-                [*self.layout.within, *argv, "--nosyslog", "--print-address=1"],
+                [*self.layout.within, *reaching(self.layout.state), *argv, "--nosyslog", "--print-address=1"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=self.env, cwd="/",
                 start_new_session=True,
             )  # fmt: skip
@@ -350,9 +350,13 @@ def as_user(user: str, argv: Sequence[str]) -> list[str]:
     entry = pwd.getpwnam(user)
     drop = ["setpriv", f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--init-groups"]
     drop += ["--inh-caps=-all", "--bounding-set=-all", "--pdeathsig=TERM", "--"]
-    # The checkout may lie in a folder of root's own.
-    mounts = [sys.executable, str(TOP / "packaging/privatemounts.py"), "--reach", str(TOP), "--"]
-    return [*mounts, *drop, *argv]
+    return [*reaching(), *drop, *argv]
+
+
+def reaching(*folders: Path) -> list[str]:
+    """A command prefix: the checkout and `folders` are within everybody's reach, even in a folder of root's own."""
+    options = [word for folder in (TOP, *folders) for word in ("--reach", str(folder))]
+    return [sys.executable, str(TOP / "packaging/privatemounts.py"), *options, "--"]
 
 
 def tell(control: Path, line: str) -> None:

@@ -18,7 +18,7 @@ SYS_PIVOT_ROOT, SYS_OPEN_TREE, SYS_MOVE_MOUNT = 155, 428, 429
 OPEN_TREE_CLONE, AT_RECURSIVE, AT_EMPTY_PATH = 0x1, 0x8000, 0x1000
 MOVE_MOUNT_F_EMPTY_PATH, MOVE_MOUNT_T_EMPTY_PATH = 0x4, 0x40
 MNT_DETACH = 2
-MS_BIND, MS_MOVE, MS_REC, MS_PRIVATE = 0x1000, 0x2000, 0x4000, 0x40000
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -81,17 +81,17 @@ def closed_ancestor(path: Path) -> Path | None:
     return None
 
 
-def reach(path: Path) -> None:
-    """Let every user get to `path`, and only to `path`, below folders that are closed to them."""
-    closed = closed_ancestor(path)
-    if closed is None:
-        return
-    held = tempfile.mkdtemp()
-    mount(str(path), held, MS_BIND | MS_REC)
-    mount("tmpfs", str(closed), 0, "tmpfs", "mode=0755,size=1m")
-    path.mkdir(parents=True, mode=0o755)
-    mount(held, str(path), MS_MOVE)
-    Path(held).rmdir()
+def reach(paths: list[Path]) -> None:
+    """Let every user get to `paths`, and to nothing else below folders that are closed to them."""
+    held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths}
+    while (closed := next(filter(None, map(closed_ancestor, held)), None)) is not None:
+        mount("tmpfs", str(closed), 0, "tmpfs", "mode=0755,size=1m")
+        for path, descriptor in held.items():
+            if closed in path.parents and not path.exists():
+                path.mkdir(parents=True, mode=0o755)
+                mount(f"/proc/self/fd/{descriptor}", str(path), MS_BIND | MS_REC)
+    for descriptor in held.values():
+        os.close(descriptor)
 
 
 def main(argv: list[str]) -> None:
@@ -102,14 +102,16 @@ def main(argv: list[str]) -> None:
     cwd = Path.cwd()
     os.umask(0o022)
     detach()
+    reachable: list[Path] = []
     while words:
         match words:
             case ["--bind", source, target, *words]:
                 mount(source, target, MS_BIND | MS_REC)
             case ["--reach", folder, *words]:
-                reach(Path(folder).resolve())
+                reachable.append(Path(folder).resolve())
             case _:
                 sys.exit(__doc__)
+    reach(reachable)
     os.chdir(cwd if cwd.is_dir() else "/")  # by its name: it may be covered now
     os.execvp(command[0], command)
 
