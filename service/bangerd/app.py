@@ -182,7 +182,9 @@ async def _until(
                 return
             if done:
                 # Guests do not mind; to serve their owners again takes a new connection, and so a new start.
-                raise BangerError("the connection to the bus has ended; systemd, or the bus, starts bangerd again")
+                raise BangerError(
+                    "the connection to the bus has ended; systemd, or the bus, starts bangerd again"
+                )
     finally:
         for task in ended:
             task.cancel()
