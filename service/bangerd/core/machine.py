@@ -50,6 +50,13 @@ class Machine:
         self._task = asyncio.create_task(self._loop(), name=f"vm {self.vm.sid}")
         self.wake()
 
+    async def look(self) -> None:
+        """See how things are before anybody asks: a service that was restarted knows its guests at once."""
+        try:
+            await self._observe()
+        except BangerError as exc:  # the task tries again, and says so if it matters
+            log.warning("%s cannot be looked at: %s", self.vm.name, exc)
+
     async def close(self) -> None:
         """End the task; the VM is left as it is."""
         if self._task is not None:

@@ -60,6 +60,9 @@ class VMs:
         for machine in self._machines.values():
             await self._end_orphan(machine)
         await self._ports.network.apply([vm for vm in stored if vm.wanted_up and vm.address])
+        await asyncio.gather(
+            *(machine.look() for machine in self._machines.values() if machine.vm.wanted_up)
+        )
         for machine in self._machines.values():
             machine.begin()
 
