@@ -25,7 +25,7 @@ Tailscale main bookworm https://pkgs.tailscale.com/stable/debian/
 @pytest.mark.parametrize(
     "said",
     ["", "\n", "main bookworm http://x/debian/", "Ubuntu main jammy http://archive.ubuntu.com/ubuntu/",
-     "Debian main bookworm file:/srv/debian/", "Debian main bookworm cdrom://x/"],
+     "Debian main bookworm file:/srv/debian/", "Debian main bookworm cdrom://x/", "Debian main bookworm https://user:secret@mirror/debian/"],
 )  # fmt: skip
 def test_nothing_of_debians(said: str) -> None:
     assert from_indexes(said) == ("", "")
@@ -75,6 +75,8 @@ async def test_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert (
         await find_mirror("https://mirror.example.org/debian/")
     ).main == "https://mirror.example.org/debian"
+    with pytest.raises(InvalidSpec, match="holds a password"):
+        await find_mirror("https://user:secret@mirror.example.org/debian")
     for bad in ("ftp://x", "/srv/debian", "http://x y", 'http://x"\n', "http://\x1b"):
         with pytest.raises(InvalidSpec, match="mirror ="):
             await find_mirror(bad)

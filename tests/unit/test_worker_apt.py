@@ -203,6 +203,28 @@ AuthorizedKeysFile /root/.ssh/authorized_keys
     assert str((tmp_path / "etc/systemd/system/getty@.service").readlink()) == "/dev/null"
 
 
+@pytest.mark.parametrize(
+    ("line", "kept"),
+    [
+        ("deb [signed-by=/k] http://deb.debian.org/debian bookworm main\n", None),
+        ("deb [signed-by=/k] https://mirror.lan/debian bookworm main\n", None),
+        (
+            "deb [signed-by=/k] http://127.0.0.1:3142/ftp.debian.org/debian bookworm main\n",
+            "deb [signed-by=/k] http://deb.debian.org/debian bookworm main\n",
+        ),
+        (
+            "deb [signed-by=/k] http://localhost:3142/debian-security bookworm-security main\n",
+            "deb [signed-by=/k] http://deb.debian.org/debian-security bookworm-security main\n",
+        ),
+    ],
+)
+def test_a_mirror_that_only_the_host_has(tmp_path: Path, line: str, kept: str | None) -> None:
+    sources = tmp_path / "sources.list"
+    sources.write_text(line)
+    customize._reachable_mirror(sources)
+    assert sources.read_text() == (kept or line)
+
+
 def test_reports_of_a_real_worker(tmp_path: Path) -> None:
     """Standard output carries reports alone, whatever tools print."""
     code = (

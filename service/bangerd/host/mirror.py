@@ -54,6 +54,10 @@ async def find_mirror(configured: str) -> Mirror:
         or " " in configured
     ):
         raise InvalidSpec(f"mirror = {configured!r} in the configuration is no http:// or https:// address")
+    if "@" in configured:
+        raise InvalidSpec(
+            "mirror in the configuration holds a password, which every VM would see; use a mirror without one"
+        )
     try:
         main, security = from_indexes(
             await _apt("apt-get", "indextargets", "--format", _FORMAT, "Identifier: Packages")
@@ -94,7 +98,12 @@ def from_addresses(said: str) -> tuple[str, str]:
 
 
 def _pick(found: list[tuple[str, str]]) -> tuple[str, str]:
-    found = [(release, uri) for release, uri in found if uri.startswith(("http://", "https://"))]
+    # One with a password in it would end up in the image, for everyone to read.
+    found = [
+        (release, uri)
+        for release, uri in found
+        if uri.startswith(("http://", "https://")) and "@" not in uri
+    ]
     security = next((uri for release, uri in found if release.endswith("-security")), "")
     main = next((uri for release, uri in found if "-" not in release), "")
     return main, security

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 from bangerd.workers.reports import Reports, WorkerError
@@ -52,17 +53,16 @@ class Source:
     options: str
     architecture: str = "amd64"
 
-    def lines(self, keyring: Path | None = None) -> str:
-        """sources.list: the release, its updates, its security updates."""
-        signed_by = f"[signed-by={keyring or self.keyring}]"
-        return "".join(
-            f"deb {signed_by} {mirror} {suite} main\n"
+    def lines(self) -> list[str]:
+        """Of sources.list: the release, its updates, its security updates."""
+        return [
+            f"deb [signed-by={self.keyring}] {mirror} {suite} main"
             for mirror, suite in (
                 (self.mirror, self.suite),
                 (self.mirror, f"{self.suite}-updates"),
                 (self.security_mirror, f"{self.suite}-security"),
             )
-        )
+        ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,7 +97,7 @@ class Apt:
         for path in (self.lists / "partial", self.archives / "partial", folder / "etc", folder / "log"):
             path.mkdir(parents=True)
         (folder / "status").touch()
-        (folder / "etc/sources.list").write_text(source.lines())
+        (folder / "etc/sources.list").write_text("".join(f"{line}\n" for line in source.lines()))
         self.conf.write_text(
             f'Dir "{folder}";\n'
             # Sources, settings and keys of the host are all named relative to this.
@@ -114,6 +114,12 @@ class Apt:
     def update(self, reports: Reports) -> None:
         reports.progress("index")
         self._get(["update"], lambda _percent: reports.progress("index"))
+
+    def date(self) -> int:
+        """Of the newest index, unix time: that of everything made from it."""
+        texts = [path.read_text(errors="replace") for path in self.lists.glob("*InRelease")]
+        dates = [found[1] for text in texts if (found := re.search(r"^Date: (.+)$", text, re.MULTILINE))]
+        return max((int(parsedate_to_datetime(date).timestamp()) for date in dates), default=0)
 
     def fetch(self, verb: Sequence[str], reports: Reports) -> int:
         """Download what `verb` (`install …`, `dist-upgrade`) would install into `archives`. Returns how many

@@ -45,19 +45,19 @@ def build(folder: Path, source: archive.Source, compressor: str, report: Reports
     # The two sets that mmdebstrap asks for: what is essential, and the rest.
     apt.fetch(["install", "?essential", "apt", *PACKAGES], report)
     apt.fetch(["dist-upgrade"], report)
+    # mmdebstrap and sqfstar use no later time: the same packages make the same image, with the same id.
+    os.environ["SOURCE_DATE_EPOCH"] = str(apt.date())
     packages = len(list(apt.archives.glob("*.deb")))
     report.progress("install", 0, packages, "items")
     squashfs = folder / "rootfs.squashfs"
-    _make(_bootstrap(folder, source, apt), squashfs, compressor, packages, report)
+    _make(_bootstrap(source, apt), squashfs, compressor, packages, report)
     init = find_init(squashfs)
     shutil.rmtree(folder / "apt")
     return {"init": init, "packages": packages}
 
 
-def _bootstrap(folder: Path, source: archive.Source, apt: archive.Apt) -> list[str]:
+def _bootstrap(source: archive.Source, apt: archive.Apt) -> list[str]:
     """mmdebstrap's command line; its standard output is the tar stream of the finished root."""
-    sources = folder / "sources.list"
-    sources.write_text(source.lines())
     hook = f"{sys.executable} -m bangerd.workers.customize"
     fetched = shlex.join([str(apt.lists), str(apt.archives)])
     return [
@@ -70,7 +70,7 @@ def _bootstrap(folder: Path, source: archive.Source, apt: archive.Apt) -> list[s
         *(f"--dpkgopt={line}" for line in customize.EXCLUDED),
         f"--setup-hook={hook} prepare \"$1\" {fetched}",
         f"--customize-hook={hook} finish \"$1\"",
-        source.suite, "-", str(sources),
+        source.suite, "-", *source.lines(),
     ]  # fmt: skip
 
 

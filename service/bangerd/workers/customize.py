@@ -5,6 +5,7 @@ python3 -m bangerd.workers.customize finish ROOT                    after everyt
 """
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -16,6 +17,8 @@ EXCLUDED = (
     "path-exclude=/usr/share/doc/*",
     "path-include=/usr/share/doc/*/copyright",
     "path-exclude=/usr/share/lintian/*",
+    # Makes systemd start a service at each boot, so that Python's compiled files can be executed.
+    "path-exclude=/usr/lib/binfmt.d/python*",
 )
 # The README promises these five lines, word for word.
 _SSHD = """\
@@ -47,8 +50,9 @@ _MASKED = (
     "systemd-udev-settle.service", "systemd-hwdb-update.service", "systemd-pstore.service",
     "systemd-firstboot.service", "systemd-remount-fs.service", "systemd-fsck-root.service",
     "modprobe@configfs.service", "modprobe@drm.service", "modprobe@efi_pstore.service",
-    "modprobe@dm_mod.service", "modprobe@loop.service",
-    "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount",
+    "modprobe@dm_mod.service", "modprobe@loop.service", "modprobe@fuse.service",
+    "dev-hugepages.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount",
+    "systemd-update-utmp-runlevel.service",
 )  # fmt: skip
 
 
@@ -70,6 +74,9 @@ def finish(root: Path) -> None:
     for unit in _MASKED:
         _link(root / "etc/systemd/system" / unit, "/dev/null")
     _link(root / "etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")
+    # A list of modules, empty as Debian ships it, for which systemd starts a service at each boot.
+    (root / "etc/modules-load.d/modules.conf").unlink(missing_ok=True)
+    _reachable_mirror(root / "etc/apt/sources.list")
     # Empty: systemd makes one at each VM's first boot, without the presets of an unconfigured machine.
     _write(root / "etc/machine-id", "", mode=0o444)
     (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
@@ -92,6 +99,16 @@ def finish(root: Path) -> None:
     for folder in ("var/lib/apt/lists/partial", "var/cache/apt/archives/partial"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     (root / "var/log/journal").mkdir(exist_ok=True)
+
+
+def _reachable_mirror(sources: Path) -> None:
+    """A mirror or a proxy of the host's loopback is none for a VM."""
+    if sources.exists():
+        _write(sources, re.sub(r"http\S*//(localhost|127\.|\[::1\])\S*", _public, sources.read_text()))
+
+
+def _public(found: re.Match[str]) -> str:
+    return "http://deb.debian.org/debian" + ("-security" if "security" in found[0] else "")
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
