@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -56,6 +57,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # by way of every `finally`
     cache = Path(os.environ.get("BANGER_TEST_CACHE") or TOP / ".cache/tests").resolve()
     cache.mkdir(parents=True, exist_ok=True)
     library = cache / "library"
