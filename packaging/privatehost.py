@@ -288,9 +288,9 @@ class PrivateHost:
         """bangerd first, which may ask polkit to its end; the bus last."""
         assert self._bus is not None
         trouble = [
-            f"{name} did not end within 20 s of SIGTERM"
+            f"{name} did not end within 60 s of SIGTERM"
             for name in (NAME, POLKIT)
-            if (pid := self.service_pid(name)) and leftovers.end([pid], signal.SIGTERM, 20)
+            if (pid := self.service_pid(name)) and leftovers.end([pid], signal.SIGTERM, 60)
         ]
         if (status := self._bus.poll()) is not None:
             trouble.append(f"the bus had ended by itself, with status {status}: {self.log_tail()}")
