@@ -54,7 +54,7 @@ def frame(kind: int, channel: int, payload: bytes = b"", epoch: int = 0) -> byte
     return head + struct.pack("<I", zlib.crc32(head + payload)) + payload
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """What a session said: `exit` is (kind, value), `error` is (code, text); one of the two is set at its end."""
 
@@ -63,6 +63,13 @@ class Result:
     pid: int | None = None
     exit: tuple[int, int] | None = None
     error: tuple[int, str] | None = None
+
+    def __repr__(self) -> str:
+        """Short: megabytes of output help nobody in a failed test's message."""
+        streams = (
+            f"{len(self.stdout)} bytes {bytes(self.stdout[-200:])!r}, stderr {bytes(self.stderr[-200:])!r}"
+        )
+        return f"<{streams}, pid {self.pid}, exit {self.exit}, error {self.error}>"
 
 
 class Session:

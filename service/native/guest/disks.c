@@ -116,7 +116,8 @@ static void mount_data(const struct seed *seed)
     mkdir("/data", 0755);
     if (path) {
         bool grows = grow_needed(path);
-        mount_or_fail(path, "/data", "ext4", MS_NOATIME, NULL);
+        /* discard: what the guest deletes, the host's sparse file gives back. */
+        mount_or_fail(path, "/data", "ext4", MS_NOATIME, "discard");
         if (grows && !grow(path, "/data"))
             boot_warn("cannot grow the disk", strerror(errno));
     } else {
