@@ -109,20 +109,18 @@ class Machine:
         return User(self, name, home)
 
     def running_traces(self) -> list[str]:
-        """What is there of VMs that run: processes, runtime folders, links, tables. Empty when none does."""
+        """What is there of VMs that run: processes, links, tables. Empty when none does."""
         programs = ("banger-shim", "qemu-system")
         found = [line for line in self.netns.processes().values() if any(name in line for name in programs)]
-        return [*found, *self._entries(self.layout.runtime / "banger/vm"), *self._network()]
+        return [*found, *leftovers.links(self.netns.within), *leftovers.tables(self.netns.within)]
 
     def traces(self) -> list[str]:
-        """The same, and what is there of VMs that are only stored. Empty when there are none."""
-        return [*self.running_traces(), *self._entries(self.state / "vm")]
+        """The same, and the folders of VMs that are stored (a stopped one keeps its log). Empty without any VM."""
+        folders = (self.state / "vm", self.layout.runtime / "banger/vm")
+        return [*self.running_traces(), *(entry for folder in folders for entry in self._entries(folder))]
 
     def _entries(self, folder: Path) -> list[str]:
         return [str(entry) for entry in folder.iterdir()] if folder.is_dir() else []
-
-    def _network(self) -> list[str]:
-        return [*leftovers.links(self.netns.within), *leftovers.tables(self.netns.within)]
 
     def crash_at(self, points: str) -> None:
         """Have the next bangerd die at these points (core/hook.py); "" for a healthy one. The present one ends."""
