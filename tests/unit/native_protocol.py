@@ -75,7 +75,7 @@ class Result:
 class Session:
     """A session over a connected socket. Reads block for at most `timeout` seconds."""
 
-    def __init__(self, sock: socket.socket, timeout: float = 30) -> None:
+    def __init__(self, sock: socket.socket, timeout: float = 45) -> None:
         self.sock = sock
         self.sock.settimeout(timeout)
         self.timeout = timeout
@@ -181,7 +181,7 @@ class Session:
         self.sock.close()
 
 
-def connect(path: Path, timeout: float = 30) -> socket.socket:
+def connect(path: Path, timeout: float = 45) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(timeout)
     try:

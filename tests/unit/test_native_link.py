@@ -263,7 +263,7 @@ def test_going_down_does_not_wait_for_ever_for_the_host(agent: Agent) -> None:
     started = time.monotonic()
     agent.send(CONTROL, 0, b"poweroff")
     assert agent.process.wait(20) == 0
-    assert 0.9 < time.monotonic() - started < 5
+    assert 0.9 < time.monotonic() - started < 15
 
 
 def test_a_stopped_reader_stops_the_agent_from_reading(agent: Agent) -> None:

@@ -99,14 +99,14 @@ def test_a_vmm_that_does_not_stop_is_killed_when_its_time_is_over(start_shim: St
     assert shim.control("STOP 60") == "OK\n"
     assert shim.control("STOP 0.5") == "OK\n"  # the sooner one counts
     assert shim.wait() == 0
-    assert 0.4 < time.monotonic() - started < 5
+    assert 0.4 < time.monotonic() - started < 20
     assert shim.record() | {"at": ""} == {"reason": "stop", "status": "137", "ready": "0", "at": ""}
 
 
 def test_stop_while_the_guest_boots_reaches_it_when_it_is_up(start_shim: StartShim, native: Path) -> None:
     shim = start_shim(vmm=sh(f"sleep 0.5; exec {native}/banger-guest --agent-fd 3"))
     assert shim.control("STOP 30") == "OK\n"
-    assert shim.wait(10) == 0
+    assert shim.wait() == 0
     assert (shim.record()["reason"], shim.record()["status"]) == ("stop", "0")
 
 
@@ -122,7 +122,7 @@ def test_sigterm_stops_and_a_second_one_kills(start_shim: StartShim) -> None:
     shim.process.send_signal(signal.SIGTERM)
     shim.wait_state("stopping")
     shim.process.send_signal(signal.SIGTERM)
-    assert shim.wait(5) == 0
+    assert shim.wait() == 0
     assert (shim.record()["reason"], shim.record()["status"]) == ("stop", "137")
 
 
