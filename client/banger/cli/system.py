@@ -82,7 +82,7 @@ def _job(job: Record, now: float) -> tuple[str, ...]:
     return (
         str(job["number"]),
         str(job["type"]),
-        str(job["target"]),
+        str(job.get("target_name") or job["target"]),
         str(job["state"]),
         str(job.get("stage") or "-"),
         f"{fraction:.0%}" if fraction >= 0 else "-",

@@ -54,6 +54,7 @@ def describe(job: Job) -> dict[str, Any]:
         "number": job.number,
         "type": job.type,
         "target": job.target,
+        "target_name": job.shown,
         "owner": job.owner_uid,
         "owner_name": job.by.name,
         "state": job.state.value,

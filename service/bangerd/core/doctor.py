@@ -7,7 +7,7 @@ from bangerd.core.describe import Describer
 from bangerd.core.effects import Ports
 from bangerd.core.requests import CreateRequest
 from bangerd.model.errors import BangerError
-from bangerd.model.vm import GIB
+from bangerd.model.vm import GIB, MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +55,13 @@ class Doctor:
             sizes = self._describer.sizes(CreateRequest())
         except BangerError as exc:
             return Check("defaults", "failed", str(exc), "mend vm_defaults in /etc/banger/banger.toml")
-        shown = ", ".join(
-            f"{key} {getattr(sizes, key).value} ({getattr(sizes, key).origin})"
-            for key in ("vcpu", "memory", "disk")
+        vcpu, memory, disk = sizes.vcpu, sizes.memory, sizes.disk
+        return Check(
+            "defaults",
+            "ok",
+            f"{vcpu.value} vCPU ({vcpu.origin}), {memory.value // MIB} MiB memory ({memory.origin}),"
+            f" {disk.value // MIB} MiB disk ({disk.origin})",
         )
-        return Check("defaults", "ok", shown)
 
     def _disk(self) -> Check:
         free = self._ports.disks.free_bytes()

@@ -47,6 +47,7 @@ class Job:
     error: BangerError | None = None
     followers: set[str] = field(default_factory=set)  # bus names that are told of the end
     task: "asyncio.Task[None] | None" = None
+    shown: str = ""  # the target as people call it
     withdrawn: bool = False  # cancelled by somebody, not replaced or broken off by the service's end
 
     @property
@@ -126,7 +127,7 @@ class Jobs:
             raise LimitReached(
                 f"you have {PER_USER} jobs running already; wait for one, or cancel it (`banger job list`)"
             )
-        job = Job(self._next, type_, target, by, time.time())
+        job = Job(self._next, type_, target, by, time.time(), shown=shown)
         self._next += 1
         self._jobs[job.number] = job
         self._by_target[target] = job
