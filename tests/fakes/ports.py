@@ -146,6 +146,9 @@ class FakeShims:
         self._world.effect("kill", vm.sid)
         self._world.end(vm.sid, ExitRecord(ExitReason.KILL))
 
+    async def set_clock(self, vm: VM) -> None:
+        self._world.effect("clock", vm.sid)
+
     async def open_session(self, vm: VM, port: int) -> int:
         self._guest(vm)
         reader, writer = os.pipe()

@@ -192,6 +192,7 @@ async def test_pause_and_resume_are_kept_over_a_restart_of_the_service() -> None
         await ended(service.vms.resume(vm, ALICE))
         assert service.vms.state(vm) is VMState.RUNNING
         assert not world.guests[vm.sid].paused
+        assert world.log[-1] == f"clock {vm.sid}"
 
 
 async def test_delete_replaces_a_running_start() -> None:

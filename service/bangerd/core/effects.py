@@ -57,7 +57,7 @@ class Effects:
             Step.ENSURE_TAP: self._connect,
             Step.RESET_UNIT: lambda vm: ports.supervisor.forget(vm.sid),
             Step.PAUSE: ports.vmm.pause,
-            Step.RESUME: ports.vmm.resume,
+            Step.RESUME: self._resume,
             Step.STOP_GUEST: self._ask_to_stop,
             Step.KILL_UNIT: lambda vm: ports.supervisor.stop(vm.sid),
             Step.REMOVE_TAP: self._disconnect,
@@ -118,6 +118,10 @@ class Effects:
     async def _disconnect(self, vm: VM) -> None:
         await self._ports.network.remove_tap(vm.sid)
         await self._ports.network.apply([peer for peer in self._connected() if peer.sid != vm.sid])
+
+    async def _resume(self, vm: VM) -> None:
+        await self._ports.vmm.resume(vm)
+        await self._ports.shims.set_clock(vm)  # it stood still
 
     async def _ask_to_stop(self, vm: VM) -> None:
         await self._ports.shims.stop(vm, self._ports.config.stop_timeout_s)

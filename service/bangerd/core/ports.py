@@ -123,6 +123,9 @@ class Shims(Protocol):
         """Have the guest power off; after `grace_s` the shim kills the VMM. Returns at once."""
 
     async def kill(self, vm: VM) -> None: ...
+    async def set_clock(self, vm: VM) -> None:
+        """Set the guest's clock to the host's."""
+
     async def open_session(self, vm: VM, port: int) -> int:
         """A connected descriptor to the guest program. The caller closes it."""
 

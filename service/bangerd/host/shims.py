@@ -69,6 +69,9 @@ class ShimClients:
     async def kill(self, vm: VM) -> None:
         _expect_ok(await self._ask(vm, "KILL"))
 
+    async def set_clock(self, vm: VM) -> None:
+        _expect_ok(await self._ask(vm, "CLOCK"))
+
     async def _ask(self, vm: VM, line: str) -> str:
         reader, writer = await self._connect(vm, "control.sock")
         try:
