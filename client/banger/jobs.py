@@ -11,7 +11,9 @@ from banger.errors import BusError, Failure, describe
 from banger.progress import Progress
 
 _JOB = f"{dbus.NAME}.Job"
-_POLL_MS = 250  # only for the progress shown: a job's end comes as a signal
+# Only for what is shown, as each poll is a polkit check: a job's end comes as a signal.
+_POLL_MS = 250
+_POLL_UNSEEN_MS = 1000
 _DRAW_MS = 100
 
 
@@ -47,7 +49,7 @@ class _Follower:
                 if signal.getsignal(signum) is signal.SIG_IGN:
                     continue  # a job in the background of a script
                 stack.callback(self._bus.on_signal(signum, self._interrupter(signum)))
-            stack.callback(self._bus.every(_POLL_MS, self._poll))
+            stack.callback(self._bus.every(_POLL_MS if self._progress.live else _POLL_UNSEEN_MS, self._poll))
             stack.callback(self._bus.every(_DRAW_MS, self._progress.draw))
             self._bus.start(self._call, self._replied)
             try:

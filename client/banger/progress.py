@@ -19,7 +19,7 @@ class Progress:
     def __init__(self, title: str, *, quiet: bool = False, err: TextIO | None = None) -> None:
         self._err = err or sys.stderr
         self._quiet = quiet
-        self._live = not quiet and fancy(self._err)
+        self.live = not quiet and fancy(self._err)
         self._title = title
         self._began = self._stage_began = time.monotonic()
         self._stage = ""
@@ -42,7 +42,7 @@ class Progress:
 
     def draw(self) -> None:
         """Redraw: called on a timer, so that the seconds pass."""
-        if not self._live:
+        if not self.live:
             return
         now = time.monotonic()
         parts = [self._bar(now), self._title]

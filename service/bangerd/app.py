@@ -223,7 +223,7 @@ def main(argv: list[str]) -> int:
         format="%(name)s: %(message)s",
         stream=sys.stderr,
     )
-    for noisy in ("asyncio", "pyroute2", "qemu"):
+    for noisy in ("asyncio", "pyroute2", "qemu", "peewee"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         asyncio.run(serve(options))

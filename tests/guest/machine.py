@@ -247,7 +247,14 @@ def build_library(state: Path) -> None:
     with PrivateHost(layout) as host:
         argv, env = host.command(ALICE, ["banger", "image", "pull", IMAGE], home="/")
         done = subprocess.run(
-            argv, env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            argv,
+            env=env,
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=1800,
         )
         if done.returncode != 0:
             raise HostError(f"pulling {IMAGE}: {done.stdout}{done.stderr}{host.log_tail(40)}")

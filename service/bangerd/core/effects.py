@@ -1,5 +1,6 @@
 """What each step does, by way of the ports; and the one place that looks at the host."""
 
+import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Effects:
         self._acts: dict[Step, Callable[[VM], Awaitable[None]]] = {
             Step.ENSURE_DISK: ports.disks.ensure_disk,
             Step.ENSURE_RUN_DIR: self._write_seed,
-            Step.ENSURE_TAP: self._connect,
+            Step.ENSURE_TAP: ports.network.ensure_tap,
             Step.RESET_UNIT: lambda vm: ports.supervisor.forget(vm.sid),
             Step.PAUSE: ports.vmm.pause,
             Step.RESUME: self._resume,
@@ -97,7 +98,16 @@ class Effects:
             return False  # it is just ending: the next look at the unit will show that
 
     async def start_unit(self, vm: VM, lifeline: int | None) -> None:
-        await self._ports.supervisor.start(await self._launcher.unit(vm, lifeline))
+        """Start the VMM, and meanwhile load the rules: until then the tap is down, and a guest takes longer to boot."""
+        unit = await self._launcher.unit(vm, lifeline)
+        results = await asyncio.gather(
+            self._ports.supervisor.start(unit),
+            self._ports.network.apply(self._connected()),
+            return_exceptions=True,  # neither is broken off when the other fails
+        )
+        for result in results:
+            if result is not None:
+                raise result
         self._ports.shims.attach(vm)
 
     async def do(self, step: Step, vm: VM) -> None:
@@ -110,10 +120,6 @@ class Effects:
 
     async def _write_seed(self, vm: VM) -> None:
         await self._ports.disks.ensure_run_dir(vm, self._launcher.seed(vm))
-
-    async def _connect(self, vm: VM) -> None:
-        await self._ports.network.ensure_tap(vm)
-        await self._ports.network.apply(self._connected())
 
     async def _disconnect(self, vm: VM) -> None:
         await self._ports.network.remove_tap(vm.sid)

@@ -79,9 +79,8 @@ class HostNetwork:
                 await self._take_down()
 
     async def list_sids(self) -> frozenset[str]:
-        """Taps that have, or had before this service started, their rules."""
-        taps = set(_taps()) - (self._down or set())
-        return frozenset(name.removeprefix(TAP_PREFIX) for name in taps)
+        """All taps, those that still wait for their rules included."""
+        return frozenset(name.removeprefix(TAP_PREFIX) for name in _taps())
 
     async def apply(self, vms: Sequence[VM]) -> None:
         """Make bridge and rules fit exactly these VMs; without VMs and taps: take all down.
