@@ -79,7 +79,7 @@ time.sleep(1000)
 # As banger.service will have it: chown of files, and nothing that opens others' files.
 SERVICE = (
     "systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--unit=banger-test-service",
-    "-p", "CapabilityBoundingSet=CAP_CHOWN CAP_FOWNER", "-p", "NoNewPrivileges=yes",
+    "-p", "CapabilityBoundingSet=CAP_CHOWN", "-p", "NoNewPrivileges=yes",
     "-p", "ProtectSystem=strict", "-p", "ReadWritePaths=/var/lib/banger", "-p", "PrivateTmp=yes",
     "-p", "RestrictAddressFamilies=AF_UNIX AF_NETLINK", "-p", "MemoryDenyWriteExecute=yes",
     "-p", "Environment=PYTHONPATH=/usr/src/banger/service",
