@@ -4,10 +4,11 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from tests.unit.library_bench import Bench
 from tests.unit.native_protocol import NATIVE, Shim
 
 SANITIZED = NATIVE / "build/asan"
@@ -73,3 +74,14 @@ def chain(start_shim: StartShim) -> Shim:
     shim = start_shim()
     shim.wait_state("ready")
     return shim
+
+
+@pytest.fixture
+async def bench(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Bench]:
+    # pytest's own folders are closed to other users, and below /tmp, which workers see empty.
+    folder = tmp_path_factory.mktemp("bench")
+    yield (made := Bench(folder, monkeypatch))
+    assert made.leftovers() == []
+    assert list((made.state / "images").glob(".*")) == []
