@@ -10,7 +10,7 @@ from tests.netns import lab
 from tests.netns.conftest import difference, state
 from tests.netns.lab import HOST, ROUTER, SERVER, Guest, Netns, make_vm
 
-from bangerd.host import process, tun
+from bangerd.host import process, resolvers, tun
 from bangerd.host.network import HostNetwork
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.network import BRIDGE, DEFAULT_SUBNET
@@ -229,6 +229,12 @@ async def test_an_interface_of_another_kind_with_the_bridges_name(network: HostN
     lab.ip(f"link add name {BRIDGE} type veth peer name other\n")
     with pytest.raises(StepFailed, match="is not banger's bridge"):
         await network.apply([make_vm(1)])
+
+
+async def test_a_resolver_on_the_host_itself_is_not_for_guests(network: HostNetwork, tmp_path: Path) -> None:
+    path = tmp_path / "resolv.conf"
+    path.write_text(f"nameserver {HOST}\nnameserver {SERVER}\n")
+    assert resolvers.read([path]) == (SERVER,)
 
 
 async def test_what_the_host_lacks_is_told(network: HostNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
