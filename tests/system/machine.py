@@ -19,7 +19,11 @@ from typing import IO, Literal, Self
 
 from tests.system.debian_root import REPO, base_root
 
-_CGROUPS = [p for p in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup/systemd")) if p.is_dir()]
+_CGROUP = Path("/sys/fs/cgroup")
+# Each machine in a cgroup of its own, in each hierarchy that systemd in it looks at.
+_CGROUPS = (
+    [_CGROUP] if (_CGROUP / "cgroup.controllers").exists() else [_CGROUP / "unified", _CGROUP / "systemd"]
+)
 _numbers = itertools.count(1)
 
 Session = Literal["none", "active", "inactive", "remote"]

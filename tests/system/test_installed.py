@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.system.debian_root import REPO
-from tests.system.installed import SOURCE, make, traces, unit_of, vms_of
+from tests.system.installed import OFFLINE, SOURCE, make, traces, unit_of, vms_of
 from tests.system.machine import Machine
 
 SMALL = ("--vcpu", "1", "--memory", "384M")
@@ -195,7 +195,8 @@ def test_uninstalling_keeps_the_data(installed: Machine) -> None:
     assert "/var/lib/banger" in said
     assert traces_but_disks(installed) == []
     gone = before - set(installed.sh(listing).splitlines())
-    assert {path for path in gone if not path.startswith("/usr/local/lib/banger/venv/")} == owned
+    assert {path for path in gone if not path.startswith("/usr/local/lib/banger/venv/")} == owned & before
+    assert owned - before <= {"/usr/local/lib/banger/.installed-from"}  # only the demo makes it
     assert show(installed, "banger.service", "LoadState") == {"LoadState": "not-found"}
     assert installed.sh("ls /var/lib/banger/vm | wc -l") == "1\n"
 
@@ -238,3 +239,14 @@ def test_the_journal_has_no_surprises(installed: Machine) -> None:
     """No traceback, no warning of the service's after a VM's whole life."""
     banger(installed, "vm", "run", "--rm", *SMALL, "--", "true")
     assert "Traceback" not in installed.sh("journalctl -q --no-pager -o cat -u banger.service")
+
+
+def test_the_demo_uses_the_machines_own_bus(installed: Machine) -> None:
+    """What the README promises of its first command where systemd runs; here everything is installed already."""
+    done = installed.run(f"{SOURCE}/packaging/demo", env=OFFLINE, timeout=300)
+    assert 'PRETTY_NAME="Debian GNU/Linux 12' in done.stdout, done.stderr
+    done = installed.run(
+        f"{SOURCE}/packaging/demo", "--", "sh", "-c", "id -un; exit 9", env=OFFLINE, timeout=300, check=False
+    )
+    assert (done.returncode, done.stdout) == (9, "banger-demo\n"), done.stderr
+    assert not (installed.root / "etc/polkit-1/rules.d/50-banger-demo.rules").exists()
