@@ -126,6 +126,7 @@ class Machine:
                 # Waits for its first line, so that another session can become the active one in between.
                 command = ["sh", "-c", 'read -r _ && exec "$@"', "sh", *argv]
             options += [f"--setenv={key}={value}" for key, value in environment.items()]
+            before = self._sessions_of(user) if session == "inactive" else 0
             process = subprocess.Popen(
                 [*self._systemd_run(), *options, "--", *command],
                 stdin=stdin,
@@ -135,9 +136,9 @@ class Machine:
             stack.enter_context(process)
             stack.callback(_finish, process)
             if session == "inactive":
-                before = self._sessions_of(user)
-                self._wait(lambda: self._sessions_of(user) >= before, "the session")
+                self._wait(lambda: self._sessions_of(user) > before, "the session")
                 stack.enter_context(self.spawn("sleep", "infinity", user="nobody", session="active"))
+                self._wait(lambda: self._user_at_the_seat() == "nobody", "the other session")
                 assert process.stdin is not None
                 process.stdin.write(b"\n")
                 process.stdin.flush()
@@ -262,6 +263,15 @@ class Machine:
     def _sessions_of(self, user: str) -> int:
         lines = self._plain("loginctl", "list-sessions", "--no-legend").splitlines()
         return sum(1 for line in lines if f" {user} " in f"{line} ")
+
+    def _user_at_the_seat(self) -> str:
+        """Whose session is the active one."""
+        session = self._plain("loginctl", "show-seat", "seat0", "-p", "ActiveSession", "--value").strip()
+        return (
+            self._plain("loginctl", "show-session", session, "-p", "Name", "--value").strip()
+            if session
+            else ""
+        )
 
     def _enter(self) -> list[str]:
         return ["nsenter", "-t", str(self.leader), "-a"]
