@@ -223,13 +223,12 @@ class Machine:
     def _end(self) -> None:
         process = self._process
         if process is not None:
+            # Pulls the plug: the end of its PID 1 is that of all its processes, and nspawn then tidies up.
             if process.poll() is None and self.leader:
-                self._plain("systemctl", "poweroff", "--force", "--no-block")
+                os.kill(self.leader, signal.SIGKILL)
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
-                if self.leader:
-                    os.kill(self.leader, signal.SIGKILL)
                 process.kill()
                 process.wait()
         for path in (self.root, self._work):
