@@ -10,6 +10,7 @@ from pathlib import Path
 
 from bangerd.config import Config
 from bangerd.core.effects import Ports
+from bangerd.core.hook import hook_from
 from bangerd.core.ports import GuestStatus, Launch, Plan, Progress, UnitSpec
 from bangerd.model.errors import GuestFailed, LimitReached, NoSuchImage, StepFailed, VMExists, WrongState
 from bangerd.model.image import Image, Kernel
@@ -381,9 +382,6 @@ class FakeVMM:
     async def power_button(self, vm: VM) -> None: ...
 
 
-async def no_hook(_point: str) -> None: ...
-
-
 def fake_ports(world: World, config: Config | None = None, *, isolates_owners: bool = True) -> Ports:
     """All ports over one world."""
     return Ports(
@@ -397,5 +395,5 @@ def fake_ports(world: World, config: Config | None = None, *, isolates_owners: b
         library=FakeLibrary(world),
         vmm=FakeVMM(world),
         shim=Path("/fake/banger-shim"),
-        hook=no_hook,
+        hook=hook_from({}),
     )

@@ -5,12 +5,12 @@ import os
 from dataclasses import replace
 
 import pytest
-from tests.fakes.ports import World, fake_ports
+from tests.fakes.ports import World
+from tests.fakes.service import ALICE, BOB, Service, ended
 
 from bangerd.config import Config
-from bangerd.core.jobs import Caller, Job, Jobs, JobState
+from bangerd.core.jobs import JobState
 from bangerd.core.requests import CreateRequest
-from bangerd.core.vms import VMs
 from bangerd.model.errors import (
     BangerError,
     GuestFailed,
@@ -26,51 +26,6 @@ from bangerd.model.errors import (
 )
 from bangerd.model.lifecycle import Step
 from bangerd.model.vm import VM, Desired, ExitReason, ExitRecord, Unit, VMState
-
-ALICE = Caller(1000, "alice", ":1.1")
-BOB = Caller(1001, "bob", ":1.2")
-
-
-class Service:
-    """The core on one world; closed at the end of the test, or crashed in mid-way and built anew."""
-
-    def __init__(self, world: World, config: Config | None = None, *, isolates_owners: bool = True) -> None:
-        self.world = world
-        self.ports = fake_ports(world, config, isolates_owners=isolates_owners)
-        self.jobs = Jobs()
-        self.vms = VMs(self.ports, self.jobs)
-
-    async def __aenter__(self) -> "Service":
-        await self.vms.begin()
-        return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.jobs.close()
-        await self.vms.close()
-
-    async def run(self, request: CreateRequest, by: Caller = ALICE, lifeline: int | None = None) -> VM:
-        """Create and wait; raises what the job failed with."""
-        vm, job = await self.vms.create(request, by, lifeline)
-        await ended(job)
-        return self.vms.get(vm.sid)
-
-    async def settled(self, name: str, state: VMState) -> VM:
-        """Wait until the VM shows the state, as its reconciler gets there by itself."""
-        async with asyncio.timeout(5):
-            while self.vms.state(self.vms.find(name)) is not state:
-                await asyncio.sleep(0)
-        return self.vms.find(name)
-
-    async def gone(self) -> None:
-        async with asyncio.timeout(5):
-            while not self.world.nothing_left():
-                await asyncio.sleep(0)
-
-
-async def ended(job: Job) -> None:
-    await job.wait()
-    if job.error is not None:
-        raise job.error
 
 
 async def test_create_start_stop_start_delete() -> None:
@@ -319,6 +274,21 @@ async def test_strays_are_removed_at_the_start() -> None:
         await service.settled("web", VMState.RUNNING)
         assert world.taps == world.disks == {vm.sid}
         assert await service.ports.supervisor.list_sids() == {vm.sid}
+
+
+async def test_a_network_that_cannot_be_made_does_not_keep_the_service_away() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+    world.broken["apply"] = StepFailed("nft is out of order")
+    async with Service(world) as service:
+        await service.settled("web", VMState.RUNNING)
+        with pytest.raises(StepFailed, match="out of order"):
+            await service.run(CreateRequest(name="more"))
+        del world.broken["apply"]
+        await ended(service.vms.delete(service.vms.find("more"), ALICE))
+        await ended(service.vms.delete(vm, ALICE))
+        assert world.nothing_left()
 
 
 async def test_a_restart_of_the_host_does_not_start_guests() -> None:

@@ -15,6 +15,7 @@ from bangerd.core.machine import Machine, Watchers
 from bangerd.core.ports import Progress
 from bangerd.core.requests import CreateRequest, check_request
 from bangerd.model.errors import (
+    BangerError,
     HostNotReady,
     LimitReached,
     NoSuchVM,
@@ -59,7 +60,7 @@ class VMs:
         self._ports.shims.watch(self._wake)
         for machine in self._machines.values():
             await self._end_orphan(machine)
-        await self._ports.network.apply([vm for vm in stored if vm.wanted_up and vm.address])
+        await self._restore_network([vm for vm in stored if vm.wanted_up and vm.address])
         await asyncio.gather(
             *(machine.look() for machine in self._machines.values() if machine.vm.wanted_up)
         )
@@ -70,6 +71,13 @@ class VMs:
         """Let go of all VMs; those that run go on."""
         for machine in list(self._machines.values()):
             await machine.close()
+
+    async def _restore_network(self, up: list[VM]) -> None:
+        """Guests that run go on without their rules, which only open; the service has to be there to say what is wrong."""
+        try:
+            await self._ports.network.apply(up)
+        except BangerError as exc:
+            log.error("the VMs' network is not as it should be: %s", exc)
 
     async def _end_orphan(self, machine: Machine) -> None:
         """`vm run --rm` whose descriptor was lost before the shim had it: nobody is waiting for it any more."""
