@@ -73,11 +73,11 @@ class VMs:
             await machine.close()
 
     async def _restore_network(self, up: list[VM]) -> None:
-        """Guests that run go on without their rules, which only open; the service has to be there to say what is wrong."""
+        """Guests that run go on without their rules, which only open; someone has to be there to say what is wrong."""
         try:
             await self._ports.network.apply(up)
         except BangerError as exc:
-            log.error("the VMs' network is not as it should be: %s", exc)
+            log.warning("the VMs' network is not as it should be: %s", exc)
 
     async def _end_orphan(self, machine: Machine) -> None:
         """`vm run --rm` whose descriptor was lost before the shim had it: nobody is waiting for it any more."""
