@@ -119,9 +119,6 @@ def describe(error: BusError, doing: str = "") -> Failure:
     # What is said beside the error's name helps only where the service says it, or a bug hides behind it.
     if code == "UnknownMethod":
         sentence = f"{sentence} ({error.text})"
-    elif code == "AuthorizationRequired":
+    elif code == "AuthorizationRequired":  # "VM 'web' belongs to alice; stopping it needs …"
         sentence = error.text.removesuffix("; allow the call to be interactive") or sentence
-    if code == "AuthorizationRequired" and ", for which" in error.text:
-        # "VM 'web' belongs to alice; stopping it needs …": the service knows why somebody has to consent.
-        sentence = f"{error.text.partition(', for which')[0]}: {sentence}"
     return Failure(code, doing or sentence, why=sentence if doing else "", hint=hint)
