@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,8 @@ from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.message import Message
 from dbus_next.signature import Variant
+
+from tests.bus.rig import groups_of
 
 NAME = "com.thaloco.Banger1"
 ROOT = "/com/thaloco/Banger1"
@@ -27,6 +29,7 @@ import socket, sys
 bus, test = socket.socket(socket.AF_UNIX), socket.socket(fileno=0)
 bus.connect(sys.argv[1])
 socket.send_fds(test, [b"x"], [bus.fileno()])
+bus.close()
 test.recv(1)
 """
 
@@ -65,22 +68,22 @@ class Client:
         self._reader: asyncio.Task[None] | None = None
 
     @classmethod
-    async def connect(cls, address: str, uid: int) -> "Client":
+    async def connect(cls, address: str, uid: int, groups: Sequence[int] = ()) -> "Client":
+        """`groups`: beside those that `uid` has anyway."""
+        if uid != 0:
+            # The bus believes the kernel, which remembers who connected; polkit 126 looks at that process, too.
+            return await cls.connect_from_process(address, uid, groups)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # The bus believes the kernel, which remembers who connected.
-        os.seteuid(uid)
-        try:
-            sock.connect(address.removeprefix("unix:path="))
-        finally:
-            os.seteuid(0)
+        sock.connect(address.removeprefix("unix:path="))
         return await cls._begin(sock, uid)
 
     @classmethod
-    async def connect_from_process(cls, address: str, uid: int) -> "Client":
-        """As `connect`, but the socket was connected by a process of that user's own: `process`."""
+    async def connect_from_process(cls, address: str, uid: int, groups: Sequence[int] = ()) -> "Client":
+        """The socket was connected by a process of that user's own, `process`, which lives as long as the client."""
         ours, theirs = socket.socketpair()
-        argv = ["/usr/bin/python3", "-c", CONNECT, address.removeprefix("unix:path=")]
-        process = subprocess.Popen(argv, stdin=theirs, user=uid, group=uid, extra_groups=[], cwd="/")
+        argv = ["/usr/bin/python3", "-I", "-S", "-c", CONNECT, address.removeprefix("unix:path=")]
+        all_groups = [*groups_of(uid), *groups]
+        process = subprocess.Popen(argv, stdin=theirs, user=uid, group=uid, extra_groups=all_groups, cwd="/")
         theirs.close()
         _, (fd,), _, _ = socket.recv_fds(ours, 1, 1)
         client = await cls._begin(socket.socket(fileno=fd), uid)

@@ -169,7 +169,7 @@ def test_actions_have_sentences_and_sane_defaults() -> None:
     for name, action in actions().items():
         assert action.findtext("description"), name
         assert action.findtext("message", "").startswith("Authentication is required to "), name
-        defaults = {one.tag: one.text for one in action.find("defaults") or ()}
+        defaults = {one.tag: one.text for one in action.iterfind("defaults/*")}
         assert set(defaults) == {"allow_any", "allow_inactive", "allow_active"}, name
         assert not [value for value in defaults.values() if str(value).endswith("_keep")], name
         if "others" in name or name.endswith("-any"):

@@ -13,7 +13,7 @@ import pytest
 
 from bangerd.model.vm import VM
 from tests.bus.conftest import Service
-from tests.bus.rig import ALICE, TOP, Rig
+from tests.bus.rig import ALICE, TOP, Rig, groups_of
 
 GUIDE = TOP / "docs/dbus.md"
 
@@ -78,7 +78,7 @@ async def test_the_guide_is_true(bus: Rig, service: Service, monkeypatch: pytest
             env={"PATH": "/usr/bin:/bin", "DBUS_SYSTEM_BUS_ADDRESS": bus.address, "HOME": folder},
             user=ALICE,
             group=ALICE,
-            extra_groups=[],
+            extra_groups=groups_of(ALICE),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

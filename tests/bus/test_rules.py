@@ -25,9 +25,9 @@ EXAMPLES = TOP / "polkit/examples"
 PRESETS = TOP / "polkit/presets"
 
 
-async def permissions(bus: Rig, uid: int) -> dict[str, str]:
+async def permissions(bus: Rig, uid: int, *groups: int) -> dict[str, str]:
     """What GetPermissions says, without the actions' prefix."""
-    async with Service(bus.address, World()), await Client.connect(bus.address, uid) as client:
+    async with Service(bus.address, World()), await Client.connect(bus.address, uid, groups) as client:
         (granted,) = await client.manager("GetPermissions")
     return {name.removeprefix(P): verdict for name, verdict in granted.items()}
 
@@ -85,10 +85,10 @@ async def test_server_preset() -> None:
     with with_rules(PRESETS / "60-banger-server.rules") as bus:
         group = bus.folder / "group"
         group.write_text(group.read_text() + "banger:x:2001:alice\nbanger-operators:x:2002:carol\n")
-        alice = await permissions(bus, ALICE)
+        alice = await permissions(bus, ALICE, 2001)
         assert alice == {"inspect": "yes", **all_of("yes", OWN), **all_of("challenge", OTHERS)}
         operator = {"inspect-others", "vm.manage-others", "job.manage-others"}
-        assert await permissions(bus, CAROL) == {
+        assert await permissions(bus, CAROL, 2002) == {
             "inspect": "yes",
             **all_of("challenge", OWN | OTHERS - operator),
             **all_of("yes", operator),

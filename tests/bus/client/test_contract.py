@@ -14,7 +14,7 @@ import pytest
 
 from bangerd.model.vm import VM
 from tests.bus.conftest import Service
-from tests.bus.rig import ALICE, CAROL, Rig
+from tests.bus.rig import ALICE, CAROL, Rig, groups_of
 
 TOP = Path(__file__).parents[3]
 
@@ -34,7 +34,8 @@ Run = Callable[..., Awaitable[Done]]
 
 
 def command(*words: str, uid: int) -> list[str]:
-    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--"]
+    groups = ",".join(map(str, [uid, *groups_of(uid)]))
+    become = ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={groups}", "--"]
     return [*become, sys.executable, "-m", "banger", *words]
 
 

@@ -143,7 +143,7 @@ def test_a_forged_end_is_not_believed(lab):
 
 
 def test_progress_without_a_terminal_is_a_line_for_what_took_long(lab):
-    lab.set(jobs={"PullImage": {"seconds": 3.2, "stages": ["fetch", "pack"]}})
+    lab.set(jobs={"PullImage": {"seconds": 6, "stages": ["fetch", "pack"]}})
     done = lab.run("image", "pull", "debian")
     lines = done.err.splitlines()
     assert [line.rsplit("  ", 1)[0] for line in lines[:2]] == ["✓ debian: fetch", "✓ debian: pack"]
