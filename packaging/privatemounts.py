@@ -85,7 +85,7 @@ def reach(paths: list[Path]) -> None:
     """Let every user get to `paths`, and to nothing else below folders that are closed to them."""
     held = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in paths}
     while (closed := next(filter(None, map(closed_ancestor, held)), None)) is not None:
-        mount("tmpfs", str(closed), 0, "tmpfs", "mode=0755,size=1m")
+        mount("tmpfs", str(closed), 0, "tmpfs", "mode=0755,size=64m")
         for path, descriptor in held.items():
             if closed in path.parents and not path.exists():
                 path.mkdir(parents=True, mode=0o755)
