@@ -6,8 +6,9 @@ import pytest
 
 from tests.guest.machine import Machine, User
 
+CREATE = ("ensure_disk", "ensure_disk_done")
 START = (
-    "ensure_disk", "ensure_disk_done", "ensure_run_dir", "ensure_run_dir_done", "ensure_tap", "ensure_tap_done",
+    "ensure_run_dir", "ensure_run_dir_done", "ensure_tap", "ensure_tap_done",
     "start_unit", "start_unit_done", "await_ready",
 )  # fmt: skip
 STOP = ("stop_guest", "stop_guest_done", "remove_tap", "remove_tap_done")
@@ -37,12 +38,21 @@ def crash(machine: Machine, alice: User, point: str, *command: str) -> None:
     machine.crash_at("")
 
 
-def test_create(crashing: Machine, alice: User) -> None:
-    """To create is to store: there is one step, and after it nothing is lost."""
-    alice.ok("vm", "create", "--name", "crash")
-    crashing.kill_service()
+@pytest.mark.parametrize("point", CREATE)
+def test_create(crashing: Machine, alice: User, point: str) -> None:
+    """What is stored is not lost; what is missing of it, the start makes."""
+    crash(crashing, alice, point, "vm", "create", "--name", "crash")
     assert [vm["name"] for vm in alice.json("vm", "list")] == ["crash"]
     assert alice.state("crash") == "created"
+    alice.ok("vm", "start", "crash")
+    assert alice.ok("vm", "exec", "crash", "--", "echo", "up") == "up\n"
+
+
+@pytest.mark.parametrize("point", CREATE)
+def test_create_of_a_vm_that_nobody_waits_for(crashing: Machine, alice: User, point: str) -> None:
+    crash(crashing, alice, point, "vm", "run", "--rm", "--name", "crash", "--", "true")
+    assert alice.json("vm", "list") == []
+    assert crashing.traces() == []
 
 
 @pytest.mark.parametrize("point", START)

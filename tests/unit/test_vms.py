@@ -81,7 +81,18 @@ async def test_a_guest_that_does_not_boot(monkeypatch: pytest.MonkeyPatch) -> No
         assert not world.taps
 
 
-@pytest.mark.parametrize("effect", ["ensure_disk", "ensure_run_dir", "ensure_tap", "apply", "start"])
+@pytest.mark.parametrize("start", [True, False])
+async def test_a_disk_that_cannot_be_made_leaves_no_vm(start: bool) -> None:
+    world = World()
+    async with Service(world) as service:
+        world.broken["ensure_disk"] = OSError(28, "No space left on device")
+        with pytest.raises(StepFailed, match="No space left on device; make room"):
+            await service.run(CreateRequest(name="web", start=start))
+        assert world.nothing_left()
+        assert service.vms.all() == ()
+
+
+@pytest.mark.parametrize("effect", ["ensure_run_dir", "ensure_tap", "apply", "start"])
 async def test_a_failing_start_is_taken_back(effect: str) -> None:
     world = World()
     async with Service(world) as service:
@@ -200,6 +211,7 @@ async def test_a_cancelled_start_stops_again() -> None:
         (CreateRequest(name="taken"), VMExists),
         (CreateRequest(image="no-such"), NoSuchImage),
         (CreateRequest(kernel="no-such"), BangerError),
+        (CreateRequest(ephemeral=True, start=False), InvalidSpec),
         (CreateRequest(vcpu=0), InvalidSpec),
         (CreateRequest(vcpu=9), InvalidSpec),
         (CreateRequest(memory=1), InvalidSpec),

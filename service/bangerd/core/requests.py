@@ -26,6 +26,8 @@ class CreateRequest:
 
 def check_request(request: CreateRequest) -> None:
     """Raises InvalidSpec for keys and labels that are not possible."""
+    if request.ephemeral and not request.start:
+        raise InvalidSpec("an ephemeral VM lives as long as it runs: 'ephemeral' needs 'start'")
     if len(request.ssh_keys) > KEYS_LIMIT:
         raise InvalidSpec(f"{len(request.ssh_keys)} ssh keys; {KEYS_LIMIT} are possible")
     for key in request.ssh_keys:

@@ -82,7 +82,7 @@ class VMs:
     async def _end_orphan(self, machine: Machine) -> None:
         """`vm run --rm` whose descriptor was lost before the shim had it: nobody is waiting for it any more."""
         vm = machine.vm
-        if vm.ephemeral and vm.wanted_up and await self._ports.supervisor.observe(vm.sid) is Unit.ABSENT:
+        if vm.ephemeral and await self._ports.supervisor.observe(vm.sid) is Unit.ABSENT:
             await machine.store(desired=Desired.ABSENT)
 
     async def _drop_strays(self, known: frozenset[str]) -> None:
@@ -254,10 +254,16 @@ class VMs:
 
     def _creation(self, machine: Machine, desired: Desired) -> Callable[[Job], Awaitable[None]]:
         async def body(job: Job) -> None:
+            job.report(Progress(Step.ENSURE_DISK.value))
+            try:
+                await self._effects.take(Step.ENSURE_DISK, machine.vm)
+            except BangerError:
+                # No room and the like: nothing was made, so nothing is kept.
+                await machine.reach(Desired.ABSENT, _reporter(job))
+                raise
             if desired is Desired.RUNNING:
                 await self._up(machine, job)
             else:
-                await self._ports.disks.ensure_disk(machine.vm)
                 await machine.reach(desired, _reporter(job))
 
         return body
