@@ -51,6 +51,8 @@ def test_create(crashing: Machine, alice: User, point: str) -> None:
 @pytest.mark.parametrize("point", CREATE)
 def test_create_of_a_vm_that_nobody_waits_for(crashing: Machine, alice: User, point: str) -> None:
     crash(crashing, alice, point, "vm", "run", "--rm", "--name", "crash", "--", "true")
+    alice.ok("vm", "list")  # has bangerd started
+    alice.banger("vm", "delete", "crash")  # waits, if it is not gone yet
     assert alice.json("vm", "list") == []
     assert crashing.traces() == []
 

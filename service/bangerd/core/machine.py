@@ -189,7 +189,7 @@ class Machine:
 
     async def _stop_guest(self) -> None:
         if self._hurry or not self.seen.ready:
-            await self._effects.do(Step.KILL_UNIT, self.vm)
+            await self._effects.take(Step.KILL_UNIT, self.vm)
             return
         if not self._asked_to_stop:
             await self._effects.do(Step.STOP_GUEST, self.vm)
