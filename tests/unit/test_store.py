@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bangerd.model.errors import LimitReached, VMExists
+from bangerd.model.errors import LimitReached, NoSuchVM, VMExists
 from bangerd.model.vm import VM, Desired, VMSpec
 from bangerd.store.database import Database, DatabaseUnusable
 from bangerd.store.vms import VMRows
@@ -47,6 +47,9 @@ async def test_everything_is_stored(rows: VMRows) -> None:
     await rows.save(stopped)
     assert await rows.load() == (stopped,)
     await rows.delete(stopped)
+    assert await rows.load() == ()
+    with pytest.raises(NoSuchVM):
+        await rows.save(stopped)
     assert await rows.load() == ()
 
 

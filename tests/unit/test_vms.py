@@ -24,8 +24,7 @@ from bangerd.model.errors import (
     VMExists,
     WrongState,
 )
-from bangerd.model.lifecycle import Step
-from bangerd.model.vm import VM, Desired, ExitReason, ExitRecord, Unit, VMState
+from bangerd.model.vm import ExitReason, ExitRecord, Unit, VMState
 
 
 async def test_create_start_stop_start_delete() -> None:
@@ -170,6 +169,30 @@ async def test_delete_replaces_a_running_start() -> None:
             service.vms.start(vm, ALICE)
         await ended(service.vms.delete(vm, ALICE))
         assert job.state is JobState.CANCELED
+        assert world.nothing_left()
+
+
+@pytest.mark.parametrize("point", ["remove_disk_done", "forget", "forget_done"])
+async def test_a_command_that_meets_the_end_of_a_vm(point: str) -> None:
+    """Whenever it comes: it does not hang, and the VM does not come back."""
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web"))
+        there, go = asyncio.Event(), asyncio.Event()
+
+        async def hook(reached: str) -> None:
+            if reached == point:
+                there.set()
+                await go.wait()
+
+        object.__setattr__(service.ports, "hook", hook)
+        first = service.vms.delete(vm, ALICE)
+        await there.wait()
+        second = service.vms.delete(vm, ALICE)
+        asyncio.get_running_loop().call_later(0.01, go.set)
+        async with asyncio.timeout(5):
+            await ended(second)
+        assert first.state is JobState.CANCELED
         assert world.nothing_left()
 
 
@@ -318,65 +341,3 @@ async def test_a_restart_of_the_host_does_not_start_guests() -> None:
             while len(service.vms.all()) > 1:
                 await asyncio.sleep(0)
         assert world.disks == {vm.sid}
-
-
-def crash_points() -> list[str]:
-    return [step.name.lower() + suffix for step in Step for suffix in ("", "_done")]
-
-
-async def crash(service: Service, point: str, act: str, vm: VM) -> None:
-    """Run `act` on a service that dies at `point`, or once it is done when it does not come by there."""
-    died = asyncio.Event()
-
-    async def hook(reached: str) -> None:
-        if reached == point and not died.is_set():
-            died.set()
-            await asyncio.Event().wait()  # nothing happens any more
-
-    object.__setattr__(service.ports, "hook", hook)
-    getattr(service.vms, act)(vm, ALICE)
-    death = asyncio.create_task(died.wait())
-    job = service.jobs.running(f"vm/{vm.sid}")
-    assert job is not None
-    finish = asyncio.create_task(job.wait())
-    async with asyncio.timeout(5):
-        await asyncio.wait({death, finish}, return_when=asyncio.FIRST_COMPLETED)
-    for task in (death, finish):
-        task.cancel()
-    for machine in service.vms._machines.values():
-        if machine._task is not None:
-            machine._task.cancel()
-            await asyncio.wait({machine._task})
-    await asyncio.wait({death, finish})
-    await service.jobs.close()
-
-
-@pytest.mark.parametrize("point", crash_points())
-@pytest.mark.parametrize("act", ["start", "stop", "delete", "pause"])
-async def test_a_crash_at_any_point_loses_nothing(act: str, point: str) -> None:
-    world = World()
-    service = Service(world)
-    await service.vms.begin()
-    vm = await service.run(CreateRequest(name="web", start=act != "start"))
-    await crash(service, point, act, vm)
-    wanted = {
-        "start": Desired.RUNNING,
-        "stop": Desired.STOPPED,
-        "delete": Desired.ABSENT,
-        "pause": Desired.PAUSED,
-    }[act]
-    async with Service(world) as again:
-        if wanted is Desired.ABSENT:
-            await again.gone()
-            return
-        states = {
-            Desired.RUNNING: VMState.RUNNING,
-            Desired.STOPPED: VMState.STOPPED,
-            Desired.PAUSED: VMState.PAUSED,
-        }
-        await again.settled("web", states[wanted])
-        async with asyncio.timeout(5):
-            while (vm.sid in world.taps) is (wanted is Desired.STOPPED):
-                await asyncio.sleep(0)
-        await ended(again.vms.delete(again.vms.find("web"), ALICE))
-        assert world.nothing_left()

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -13,7 +14,7 @@ from bangerd.model.errors import BangerError, Canceled, LimitReached, NoSuchJob,
 log = logging.getLogger(__name__)
 
 KEEP_ENDED_S = 60.0
-PER_USER = 64  # running at once
+PER_USER = 64  # running at once, and ended ones remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ class Jobs:
     def __init__(self) -> None:
         self._jobs: dict[int, Job] = {}
         self._by_target: dict[str, Job] = {}
+        self._running: Counter[int] = Counter()  # by uid
+        self._ended: defaultdict[int, deque[Job]] = defaultdict(deque)
         self._next = 1
         self._listeners: list[Listener] = []
 
@@ -120,16 +123,14 @@ class Jobs:
         busy = self._by_target.get(target)
         if busy is not None and not replace:
             raise VMBusy(shown or target, f"'{busy.type}' (job {busy.number})")
-        if (
-            sum(job.by.uid == by.uid and job.state is JobState.RUNNING for job in self._jobs.values())
-            >= PER_USER
-        ):
+        if self._running[by.uid] >= PER_USER:
             raise LimitReached(
                 f"you have {PER_USER} jobs running already; wait for one, or cancel it (`banger job list`)"
             )
         job = Job(self._next, type_, target, by, time.time(), shown=shown)
         self._next += 1
         self._jobs[job.number] = job
+        self._running[by.uid] += 1
         self._by_target[target] = job
         # Announced before it can end, so that nobody hears of the end first.
         self._tell(job, "added")
@@ -167,11 +168,17 @@ class Jobs:
             job.state = JobState.DONE
         if self._by_target.get(job.target) is job:
             del self._by_target[job.target]
+        self._running[job.by.uid] -= 1
+        ended = self._ended[job.by.uid]
+        ended.append(job)
+        if len(ended) > PER_USER:
+            self._forget(ended[0])
         self._tell(job, "ended")
         asyncio.get_running_loop().call_later(KEEP_ENDED_S, self._forget, job)
 
     def _forget(self, job: Job) -> None:
         if self._jobs.pop(job.number, None) is not None:
+            self._ended[job.by.uid].remove(job)
             self._tell(job, "removed")
 
     def _tell(self, job: Job, event: str) -> None:

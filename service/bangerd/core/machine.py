@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from bangerd.core.effects import Effects
-from bangerd.model.errors import BangerError, GuestFailed, StepFailed
+from bangerd.model.errors import BangerError, GuestFailed, NoSuchVM, StepFailed
 from bangerd.model.lifecycle import WAITING, Step, ending, next_step, state_of
 from bangerd.model.vm import VM, Desired, Observed, VMState
 
@@ -34,6 +34,8 @@ class Machine:
         self.step: Step | None = None
         self._effects = effects
         self._watchers = watchers
+        self._record = asyncio.Lock()  # a command may come while the last step forgets the VM
+        self._forgotten = False
         self._wake = asyncio.Event()
         self._deadline: float | None = None  # of the waiting step, loop time
         self._hurry = False  # end the VMM without asking the guest
@@ -73,11 +75,19 @@ class Machine:
         return state_of(self.vm, self.seen)
 
     async def store(self, **changes: object) -> None:
-        """Change the record, in the database first."""
-        changed = replace(self.vm, **changes)  # type: ignore[arg-type]  # checked by the dataclass's users
-        await self._effects.save(changed)
-        self.vm = changed
+        """Change the record, in the database first. Raises NoSuchVM when it was forgotten meanwhile."""
+        async with self._record:
+            if self._forgotten:
+                raise NoSuchVM(self.vm.name)
+            changed = replace(self.vm, **changes)  # type: ignore[arg-type]  # checked by the dataclass's users
+            await self._effects.save(changed)
+            self.vm = changed
         self._tell()
+
+    async def _forget(self) -> None:
+        async with self._record:
+            await self._effects.do(Step.FORGET, self.vm)
+            self._forgotten = True
 
     async def reach(
         self, desired: Desired, on_step: Callable[[Step], None], *, hurry: bool = False, **changes: object
@@ -178,6 +188,8 @@ class Machine:
                 self._close_lifeline()
             case Step.STOP_GUEST:
                 await self._stop_guest()
+            case Step.FORGET:
+                await self._forget()
             case Step.WAIT | Step.AWAIT_READY:
                 if not await self._woken(self._effects.patience_s(step)):
                     raise self._effects.too_slow(self.vm, step)

@@ -6,6 +6,7 @@ import os
 import time
 import uuid
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
@@ -344,7 +345,8 @@ class VMs:
         machine = self._machine(vm.sid, shown=vm.name)
 
         async def body(job: Job) -> None:
-            await machine.reach(Desired.ABSENT, _reporter(job))
+            with suppress(NoSuchVM):  # somebody else's delete was done first: it is gone, as wanted
+                await machine.reach(Desired.ABSENT, _reporter(job))
 
         return self._job("delete", vm, by, body, replace=True)
 

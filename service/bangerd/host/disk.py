@@ -6,6 +6,7 @@ followed, and owners and modes are set by descriptor.
 
 import asyncio
 import fcntl
+import itertools
 import logging
 import os
 import re
@@ -15,6 +16,7 @@ from io import FileIO
 from pathlib import Path
 
 from bangerd.host import process, tree
+from bangerd.host.thread import in_thread
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.vm import GIB, MIB, VM
 
@@ -75,7 +77,7 @@ class DiskFiles:
         self._check_room(vm.spec.disk)
         with await self._template(vm.spec.disk) as template:
             try:
-                await asyncio.to_thread(self._make_disk, vm, template.fileno())
+                await in_thread(self._make_disk, vm, template.fileno())
             except OSError as exc:
                 raise StepFailed(f"the disk of '{vm.name}' could not be made: {exc}") from exc
 
@@ -91,7 +93,9 @@ class DiskFiles:
     def is_fresh(self, vm: VM) -> bool:
         """The run folder is as ensure_run_dir left it."""
         try:
-            return [path.name for path in self.run_dir(vm).iterdir()] == [SEED]
+            with os.scandir(self.run_dir(vm)) as entries:
+                # Two are enough to know: the VM's uid may have filled the folder.
+                return [entry.name for entry in itertools.islice(entries, 2)] == [SEED]
         except FileNotFoundError:
             return False
 
@@ -147,7 +151,7 @@ class DiskFiles:
                 ],
                 timeout_s=60,
             )  # fmt: skip
-            await asyncio.to_thread(_sync, new)
+            await in_thread(_sync, new)
             new.rename(path)
             return FileIO(path)
 
@@ -193,7 +197,7 @@ class DiskFiles:
     async def _remove(self, parent: Path, sid: str) -> None:
         """By rename first, so that a half removed folder is never taken for a whole one."""
         try:
-            await asyncio.to_thread(_remove, parent, sid)
+            await in_thread(_remove, parent, sid)
         except OSError as exc:
             raise StepFailed(f"{parent / sid} could not be removed: {exc}") from exc
 

@@ -5,7 +5,6 @@ modules.squashfs,modules.cpio,manifest.json}`, all root's and readable by every 
 what enters is moved by one rename, after a look at its first bytes and a hash of all of them.
 """
 
-import asyncio
 import logging
 import os
 import time
@@ -17,6 +16,7 @@ from bangerd.core.ports import Progress
 from bangerd.host import initrd, manifest, tree
 from bangerd.host.delivery import Delivery
 from bangerd.host.mirror import Mirror, find_mirror
+from bangerd.host.thread import in_thread
 from bangerd.host.worker import Job, Workers
 from bangerd.model.errors import BangerError, HostNotReady, NoSuchImage, NoSuchKernel, PullFailed, StepFailed
 from bangerd.model.image import Image, Kernel
@@ -91,7 +91,7 @@ class ImageLibrary:
         await self._workers.collect()
         for kernel in self.kernels():
             try:
-                await asyncio.to_thread(self._refresh_initrd, kernel)
+                await in_thread(self._refresh_initrd, kernel)
             except (BangerError, OSError) as exc:
                 log.warning("the initrd of kernel %s is not that of this version: %s", kernel.name, exc)
 
@@ -106,7 +106,7 @@ class ImageLibrary:
             init = _text(facts, "init")
             with Delivery(job.folder, "build") as delivery:
                 report(Progress("check"))
-                digest, size = await asyncio.to_thread(delivery.take, ROOTFS)
+                digest, size = await in_thread(delivery.take, ROOTFS)
                 image = Image(
                     id=digest[:12],
                     name=name,
@@ -118,7 +118,7 @@ class ImageLibrary:
                     init=init,
                 )
                 manifest.write(delivery.folder, image)
-                await asyncio.to_thread(delivery.place, self._images_dir / image.id)
+                await in_thread(delivery.place, self._images_dir / image.id)
         return self._images.setdefault(image.id, image)
 
     async def pull_kernel(self, name: str, report: Callable[[Progress], None]) -> Kernel:
@@ -126,15 +126,15 @@ class ImageLibrary:
         entry = _KERNELS.get(name)
         if entry is None:
             raise NoSuchKernel(name)
-        program, program_digest = await asyncio.to_thread(initrd.read_program, self._guest_program)
+        program, program_digest = await in_thread(initrd.read_program, self._guest_program)
         mirror = await self._prepare(entry)
         async with self._workers.job("kernel") as job:
             facts = await self._workers.run(job, "build_kernel", _arguments(job, entry, mirror), report)
             with Delivery(job.folder, "build") as delivery:
                 report(Progress("check"))
-                digest, size = await asyncio.to_thread(delivery.take, VMLINUZ)
+                digest, size = await in_thread(delivery.take, VMLINUZ)
                 for part in (MODULES, BOOT_MODULES):
-                    size += (await asyncio.to_thread(delivery.take, part))[1]
+                    size += (await in_thread(delivery.take, part))[1]
                 kernel = Kernel(
                     id=digest[:12],
                     name=name,
@@ -144,20 +144,20 @@ class ImageLibrary:
                     created_at=int(time.time()),
                     source=f"{_text(facts, 'package')} {_text(facts, 'version')} from {mirror.main}",
                 )
-                await asyncio.to_thread(
+                await in_thread(
                     initrd.write, delivery.folder / INITRD, program, delivery.folder / BOOT_MODULES
                 )
                 manifest.write(delivery.folder, kernel, guest_program=program_digest)
-                await asyncio.to_thread(delivery.place, self._kernels_dir / kernel.id)
+                await in_thread(delivery.place, self._kernels_dir / kernel.id)
         return self._kernels.setdefault(kernel.id, kernel)
 
     async def remove_image(self, image: Image) -> None:
         self._images.pop(image.id, None)
-        await asyncio.to_thread(_discard, self._images_dir, image.id, self._work)
+        await in_thread(_discard, self._images_dir, image.id, self._work)
 
     async def remove_kernel(self, kernel: Kernel) -> None:
         self._kernels.pop(kernel.id, None)
-        await asyncio.to_thread(_discard, self._kernels_dir, kernel.id, self._work)
+        await in_thread(_discard, self._kernels_dir, kernel.id, self._work)
 
     async def _prepare(self, entry: _Entry) -> Mirror:
         """What can be known to fail does so before anything is done."""

@@ -304,5 +304,11 @@ def _command(spec: UnitSpec, record: int, ready: int) -> list[str]:
         raise StepFailed(
             f"{shim} is missing or not executable; `make` builds it, `make install` installs it"
         )
-    limits = ("--core=0", "--nofile=4096", "--memlock=8388608", f"--nproc={256 + spec.vm.spec.vcpu}")
+    limits = (
+        "--core=0",
+        "--nofile=4096",
+        "--memlock=8388608",
+        f"--nproc={256 + spec.vm.spec.vcpu}",
+        f"--fsize={spec.vm.spec.disk}",
+    )
     return ["prlimit", *limits, "--", shim, "--pid-fd", str(record), "--ready-fd", str(ready), *rest]

@@ -11,13 +11,14 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from bangerd.core.ports import Progress
 from bangerd.host import process, tree
+from bangerd.host.thread import in_thread, to_the_end
 from bangerd.model.errors import BangerError, HostNotReady, PullFailed, StepFailed
 
 log = logging.getLogger(__name__)
@@ -84,10 +85,10 @@ class Workers:
             try:
                 folder.chmod(0o711)
                 job = Job(folder, slot)
-                await asyncio.to_thread(_furnish, job)
+                await in_thread(_furnish, job)
                 yield job
             finally:
-                await _to_the_end(asyncio.to_thread(_remove, folder))
+                await in_thread(_remove, folder)
                 self._free.append(slot)
 
     async def run(
@@ -115,7 +116,7 @@ class Workers:
                 f"the build took longer than {TIMEOUT_S / 60:.0f} minutes and was ended"
             ) from None
         finally:
-            await _to_the_end(self._kill(job, child))
+            await to_the_end(self._kill(job, child))
             await log_read
         return reader.result(status)
 
@@ -125,7 +126,7 @@ class Workers:
             await process.run(["systemctl", "stop", UNIT.format("*")], timeout_s=60, check=False)
         for folder in sorted(self._folder.iterdir()):
             await _ended(folder)
-            await asyncio.to_thread(_remove, folder)
+            await in_thread(_remove, folder)
 
     def _sandbox(self, job: Job) -> list[str]:
         return [
@@ -263,20 +264,6 @@ def _error(said: object, status: int, tail: str) -> BangerError:
     if status == 125:
         return StepFailed(f"the build worker's sandbox could not be made: {tail}")
     return PullFailed(f"the build worker ended with status {status}" + (f": {tail}" if tail else ""))
-
-
-async def _to_the_end(step: Coroutine[object, object, None]) -> None:
-    """Await it although we may be cancelled, even again, meanwhile."""
-    task = asyncio.create_task(step)
-    canceled = False
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError:
-            canceled = True
-    task.result()
-    if canceled:
-        raise asyncio.CancelledError
 
 
 def _printable(text: bytes) -> str:

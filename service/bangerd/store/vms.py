@@ -5,7 +5,7 @@ from dataclasses import asdict, fields
 
 import peewee
 
-from bangerd.model.errors import LimitReached, VMExists
+from bangerd.model.errors import LimitReached, NoSuchVM, VMExists
 from bangerd.model.vm import VM, Desired, VMSpec
 from bangerd.store.database import Database
 from bangerd.store.records import Counter, VMRecord
@@ -28,7 +28,13 @@ class VMRows:
             raise VMExists(vm.name) from exc
 
     async def save(self, vm: VM) -> None:
-        await self._database.transaction(lambda: VMRecord.replace(_fields(vm)).execute())
+        """Raises NoSuchVM: what was deleted does not come back."""
+
+        def update() -> int:
+            return int(VMRecord.update(_fields(vm)).where(VMRecord.sid == vm.sid).execute())
+
+        if not await self._database.transaction(update):
+            raise NoSuchVM(vm.name)
 
     async def delete(self, vm: VM) -> None:
         await self._database.transaction(lambda: VMRecord.delete_by_id(vm.sid))
