@@ -1,9 +1,11 @@
 """A VM's files: whole or not there, sparse, owned by the VM's uid, and removed whatever the VMM put there."""
 
+import asyncio
 import os
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,6 +60,29 @@ async def test_a_disk_that_is_there_is_left_alone(files: DiskFiles) -> None:
     files.disk_path(A_VM).write_bytes(b"the user's data")
     await files.ensure_disk(A_VM)
     assert files.disk_path(A_VM).read_bytes() == b"the user's data"
+
+
+async def test_a_cancelled_step_ends_when_its_thread_has(
+    files: DiskFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before that its descriptors must not be closed: their numbers would be another file's."""
+    copying, go, real = threading.Event(), threading.Event(), disk.copy_sparse
+
+    def slow(source: int, target: int) -> None:
+        copying.set()
+        go.wait(10)
+        real(source, target)
+
+    monkeypatch.setattr(disk, "copy_sparse", slow)
+    step = asyncio.create_task(files.ensure_disk(A_VM))
+    await asyncio.to_thread(copying.wait, 10)
+    step.cancel()
+    await asyncio.sleep(0.05)
+    assert not step.done()
+    go.set()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    assert files.has_disk(A_VM)  # whole, and made before anything that comes after the cancellation
 
 
 async def test_two_vms_have_two_disks(files: DiskFiles) -> None:
