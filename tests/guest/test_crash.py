@@ -7,7 +7,6 @@ import pytest
 from tests.guest.machine import Machine, User
 
 CREATE = ("ensure_disk", "ensure_disk_done")
-CREATE = ("ensure_disk", "ensure_disk_done")
 START = (
     "ensure_run_dir", "ensure_run_dir_done", "ensure_tap", "ensure_tap_done",
     "start_unit", "start_unit_done", "await_ready",
@@ -40,13 +39,21 @@ def crash(machine: Machine, alice: User, point: str, *command: str) -> None:
 
 
 @pytest.mark.parametrize("point", CREATE)
-@pytest.mark.parametrize("point", CREATE)
 def test_create(crashing: Machine, alice: User, point: str) -> None:
     """What was accepted is kept."""
     crash(crashing, alice, point, "vm", "create", "--name", "crash")
     assert [vm["name"] for vm in alice.json("vm", "list")] == ["crash"]
     alice.ok("vm", "start", "crash")
     assert alice.ok("vm", "exec", "crash", "--", "echo", "up") == "up\n"
+
+
+@pytest.mark.parametrize("point", CREATE)
+def test_create_of_a_vm_that_nobody_waits_for(crashing: Machine, alice: User, point: str) -> None:
+    crash(crashing, alice, point, "vm", "run", "--rm", "--name", "crash", "--", "true")
+    alice.ok("vm", "list")  # has bangerd started
+    alice.banger("vm", "delete", "crash")  # waits, if it is not gone yet
+    assert alice.json("vm", "list") == []
+    assert crashing.traces() == []
 
 
 @pytest.mark.parametrize("point", START)
