@@ -49,14 +49,20 @@ def test_guest_and_session_survive_kill_9(alice: User, machine: Machine, web: st
 
 
 def test_guest_that_ends_while_bangerd_is_away(alice: User, machine: Machine, web: str) -> None:
-    alice.popen(
-        "banger", "vm", "exec", web, "--", "sh", "-c", "sleep 2; systemctl poweroff --force --force"
-    ).communicate()
-    machine.kill_service()
+    script = "echo armed; sleep 3; systemctl poweroff --force --force"
+    client = alice.popen("banger", "vm", "exec", web, "--", "sh", "-c", script, stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    with client.stdout:
+        assert client.stdout.readline() == b"armed\n"
+        machine.kill_service()
+        client.wait(60)
     for pid, line in machine.netns.processes().items():
         if "banger-shim" in line:
             subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=60, check=True)
-    assert alice.state(web) == "stopped"
+    assert "banger-shim" not in " ".join(machine.netns.processes().values())
+    while (state := alice.state(web)) == "starting":
+        assert "banger-shim" not in " ".join(machine.netns.processes().values()), "it was started again"
+    assert state == "stopped"
 
 
 def test_client_says_that_the_service_went(alice: User, machine: Machine) -> None:
