@@ -51,8 +51,8 @@ def test_a_shell_on_a_terminal(terminal: Callable[..., Terminal]) -> None:
     shell.type("echo helo\x1b[Dl\r")  # cursor left, insert: hel-l-o
     shell.expect(r"[\r\n]hello\r\n")
     shell.expect(prompt)
-    shell.type("sleep 1000\r")
-    shell.expect(r"sleep 1000\r\n")
+    shell.type("sh -c 'echo on; exec sleep 1000'\r")
+    shell.expect(r"[\r\n]on\r\n")
     shell.type("\x03")
     shell.expect(prompt)
     shell.type("echo status $?\r")
