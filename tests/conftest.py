@@ -15,7 +15,7 @@ from blockbuster import BlockBuster
 TESTS = Path(__file__).parent
 REQUIRE = os.environ.get("BANGER_REQUIRE", "") not in ("", "0")
 ROOT_LAYERS = frozenset({"netns", "guest", "system", "lab"})
-# Their VMs live in network namespaces of their machines, whose own checks look there. In this one others may be at work.
+# Their VMs live in network namespaces of their machines, whose own checks look there; here others may be at work.
 AWAY_LAYERS = frozenset({"guest", "system"})
 
 
