@@ -9,9 +9,10 @@ from bangerd.bus.core import Core
 from bangerd.bus.export import Call, Facts, Interface, Signal, args, exported, shown
 from bangerd.bus.guards import inspect
 from bangerd.bus.polkit import Authority, Verdict
+from bangerd.core.images import not_in_catalog
 from bangerd.core.jobs import Job
 from bangerd.core.requests import CreateRequest
-from bangerd.model.errors import BangerError, InvalidSpec, NoSuchImage
+from bangerd.model.errors import BangerError, InvalidSpec
 from bangerd.model.vm import VM, check_name
 
 OPTIONS = "options:a{sv}"
@@ -53,7 +54,7 @@ def _pull_guard(manager: "Manager", _call: Call, _target: None, body: list[Any])
     if not name or name in catalog:
         return guards.pull(name or "default", from_catalog=True)
     if "/" not in name or not name.isprintable() or len(name) > NAME_LIMIT:
-        raise NoSuchImage(name[:NAME_LIMIT])
+        raise not_in_catalog(name[:NAME_LIMIT], catalog)
     return guards.pull(name, from_catalog=False)
 
 

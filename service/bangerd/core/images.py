@@ -1,6 +1,6 @@
 """Images and kernels: find, pull, remove."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from bangerd.core.effects import Ports
@@ -51,8 +51,7 @@ class Images:
         """
         name = name or self._config.default_image_name
         if name not in self._library.catalog():
-            known = ", ".join(self._library.catalog())
-            raise NoSuchImage(name) if not known else _not_in_catalog(name, known)
+            raise not_in_catalog(name, self._library.catalog())
         target = f"pull/{name}"
         running = self._jobs.running(target)
         if running is not None:
@@ -108,7 +107,8 @@ class Images:
             listener()
 
 
-def _not_in_catalog(name: str, known: str) -> NoSuchImage:
+def not_in_catalog(name: str, known: Sequence[str]) -> NoSuchImage:
+    """The error for a name that cannot be pulled, saying which can."""
     error = NoSuchImage(name)
-    error.args = (f"the catalog has no image '{name}'; it has {known}",)
+    error.args = (f"the catalog has no image '{name}'; it has {', '.join(known)}",)
     return error

@@ -90,6 +90,12 @@ def finish(root: Path) -> None:
     _write(root / "etc/machine-id", "", mode=0o444)
     (root / "var/lib/dbus/machine-id").unlink(missing_ok=True)
     (root / "var/lib/systemd/random-seed").unlink(missing_ok=True)
+    # Says that /etc and /var fit what is in /usr; else systemd makes users and catalogs anew at the first boot.
+    for name in ("etc/.updated", "var/.updated"):
+        _write(root / name, "")
+    # A command may run before systemd is up: what it puts into /tmp must not be emptied (`D`) or hidden by a tmpfs.
+    _write(root / "etc/tmpfiles.d/tmp.conf", "d /tmp 1777 root root 10d\nd /var/tmp 1777 root root 30d\n")
+    _link(root / "etc/systemd/system/tmp.mount", "/dev/null")
     _write(root / "etc/hostname", "localhost\n")
     # Filled by the guest program from the seed.
     for name in ("etc/resolv.conf", "etc/fstab"):
