@@ -49,6 +49,10 @@ ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=block -
  --subsystem-match=virtio --subsystem-match=pci --subsystem-match=acpi --subsystem-match=input --subsystem-match=misc
 """
 # Units that find nothing to do in a VM whose disks, network and console are banger's, and cost boot time.
+_TMPFILES = """\
+d /tmp 1777 root root 10d
+d /var/tmp 1777 root root 30d
+"""
 _MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
     "e2scrub_reap.service", "fstrim.timer",
@@ -94,7 +98,7 @@ def finish(root: Path) -> None:
     for name in ("etc/.updated", "var/.updated"):
         _write(root / name, "")
     # A command may run before systemd is up: what it puts into /tmp must not be emptied (`D`) or hidden by a tmpfs.
-    _write(root / "etc/tmpfiles.d/tmp.conf", "d /tmp 1777 root root 10d\nd /var/tmp 1777 root root 30d\n")
+    _write(root / "etc/tmpfiles.d/tmp.conf", _TMPFILES)
     _link(root / "etc/systemd/system/tmp.mount", "/dev/null")
     _write(root / "etc/hostname", "localhost\n")
     # Filled by the guest program from the seed.
