@@ -48,11 +48,11 @@ ExecStart=
 ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=block --subsystem-match=net \
  --subsystem-match=virtio --subsystem-match=pci --subsystem-match=acpi --subsystem-match=input --subsystem-match=misc
 """
-# Units that find nothing to do in a VM whose disks, network and console are banger's, and cost boot time.
 _TMPFILES = """\
 d /tmp 1777 root root 10d
 d /var/tmp 1777 root root 30d
 """
+# Units that find nothing to do in a VM whose disks, network and console are banger's, and cost boot time.
 _MASKED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
     "e2scrub_reap.service", "fstrim.timer",
