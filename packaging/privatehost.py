@@ -206,7 +206,9 @@ class PrivateHost:
         (self.layout.runtime / "start-bangerd").write_text(f"{shlex.join(command)}\n")
 
     def _start_bus(self) -> None:
-        argv = ["dbus-daemon", f"--config-file={self.layout.runtime}/bus.conf", "--nofork", "--nopidfile"]
+        # Should we be killed, the bus goes too, and with the bus bangerd.
+        argv = ["setpriv", "--pdeathsig=KILL", "--", "dbus-daemon"]
+        argv += [f"--config-file={self.layout.runtime}/bus.conf", "--nofork", "--nopidfile"]
         with self.layout.log.open("ab") as log:
             # In a session of its own: a Ctrl-C at the terminal is not for it, nor for what it starts.
             self._bus = subprocess.Popen(
