@@ -37,7 +37,10 @@ class _Entry:
     room: int
 
 
-_IMAGES = {"debian-bookworm": _Entry("bookworm", 2 * GIB), "debian-trixie": _Entry("trixie", 2 * GIB)}
+_IMAGES = {
+    "debian-bookworm": _Entry("bookworm", 3 * GIB // 2),
+    "debian-trixie": _Entry("trixie", 3 * GIB // 2),
+}
 _KERNELS = {"debian-bookworm": _Entry("bookworm", GIB // 2), "debian-trixie": _Entry("trixie", GIB // 2)}
 
 

@@ -218,6 +218,12 @@ class _Reader:
         while block := await self._child.stderr.read(LOG_KEPT):
             self._log = (self._log + block)[-LOG_KEPT:]
 
+    async def drain(self) -> None:
+        """Nobody writes any more: up to the end, which closes the child's transport."""
+        assert self._child.stdout is not None  # noqa: S101, a pipe
+        while await self._child.stdout.read(LOG_KEPT):
+            pass
+
     async def read_reports(self) -> None:
         """Raises PullFailed when the worker says more, or other things, than it should."""
         assert self._child.stdout is not None  # noqa: S101, a pipe
