@@ -167,7 +167,7 @@ async def test_no_room(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.worker_does(GOOD_IMAGE)
     monkeypatch.setattr(os, "statvfs", little)
     with pytest.raises(
-        HostNotReady, match="needs 2048 MiB of free room in .*, there are 100 MiB; free some room"
+        HostNotReady, match="needs 1536 MiB of free room in .*, there are 100 MiB; free some room"
     ):
         await bench.pull()
 
