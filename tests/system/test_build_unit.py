@@ -144,6 +144,25 @@ def test_what_the_worker_can_do(builds: Machine) -> None:
     settled(builds)
 
 
+def test_the_hosts_mirror_is_found(builds: Machine) -> None:
+    """By a service that may write nothing of apt's, on a machine that has never fetched an index."""
+    code = "import asyncio; from bangerd.host.mirror import find_mirror; print(asyncio.run(find_mirror('')))"
+    builds.sh(
+        "cp -a /etc/apt /etc/apt.kept; rm -rf /etc/apt/sources.list* /var/lib/apt/lists /var/cache/apt;"
+        "echo 'deb http://mirror.example.org/debian bookworm main' >/etc/apt/sources.list;"
+        "echo 'deb http://sec.example.org/debian-security bookworm-security main' >>/etc/apt/sources.list;"
+        """echo 'Acquire::http::Proxy "http://proxy:3128";' >/etc/apt/apt.conf.d/proxy"""
+    )
+    try:
+        said = builds.run(*SERVICE, "python3", "-c", code).stdout
+    finally:
+        builds.sh("rm -rf /etc/apt; mv /etc/apt.kept /etc/apt")
+    assert (
+        "main='http://mirror.example.org/debian', security='http://sec.example.org/debian-security'" in said
+    )
+    assert """'Acquire::http::Proxy "http://proxy:3128";'""" in said
+
+
 def test_limits_of_the_unit(builds: Machine) -> None:
     """As systemd holds them; that they have an effect is the kernel's business."""
     worker_does(builds, STUBBORN)

@@ -58,22 +58,23 @@ async def find_mirror(configured: str) -> Mirror:
         raise InvalidSpec(
             "mirror in the configuration holds a password, which every VM would see; use a mirror without one"
         )
-    try:
-        main, security = from_indexes(
-            await _apt("apt-get", "indextargets", "--format", _FORMAT, "Identifier: Packages")
-        )
-        if not main:
-            main, security = from_addresses(await _apt("apt-get", "update", "--print-uris"))
-        settings = await _apt("apt-config", "dump")
-    except StepFailed as exc:
-        log.warning("the host's apt says nothing of its sources, %s is used: %s", DEFAULT, exc)
-        main = security = settings = ""
+    main, security = from_indexes(
+        await _apt("apt-get", "indextargets", "--format", _FORMAT, "Identifier: Packages")
+    )
+    if not main:
+        main, security = from_addresses(await _apt("apt-get", "update", "--print-uris"))
+    settings = await _apt("apt-config", "dump")
     options = tuple(line for line in settings.splitlines() if _passed_on(line))
     return Mirror(configured.rstrip("/") or main or DEFAULT, security or DEFAULT_SECURITY, KEYRING, options)
 
 
 async def _apt(*argv: str) -> str:
-    return (await process.run(argv, timeout_s=30)).stdout.decode(errors="replace")
+    """What the host's apt answers, "" when it is not there or fails: then Debian's own mirror is used."""
+    try:
+        return (await process.run(argv, timeout_s=30)).stdout.decode(errors="replace")
+    except StepFailed as exc:
+        log.warning("the host's apt does not say where packages come from: %s", exc)
+        return ""
 
 
 def from_indexes(said: str) -> tuple[str, str]:
