@@ -64,6 +64,17 @@ async def test_a_new_guest_program_makes_a_new_initrd(bench: Bench) -> None:
     assert initrd.stat().st_ino == again
 
 
+async def test_the_same_kernel_gets_other_boot_modules(bench: Bench) -> None:
+    """As after an upgrade of banger that needs one more of them."""
+    bench.worker_does(GOOD_KERNEL)
+    first = await bench.library.pull_kernel("debian-bookworm", lambda _p: None)
+    bench.worker_does(GOOD_KERNEL.replace("070701modules", "070701more"))
+    second = await bench.library.pull_kernel("debian-bookworm", lambda _p: None)
+    assert second.id == first.id
+    assert bench.library.kernels() == bench.open().kernels() == (second,)
+    assert bench.library.kernel_paths(second)[1].read_bytes().endswith(b"070701more")
+
+
 async def test_remove(bench: Bench) -> None:
     bench.worker_does(GOOD_IMAGE)
     image = await bench.library.pull_image("debian-bookworm", lambda _p: None)

@@ -147,12 +147,9 @@ class ImageLibrary:
                     created_at=int(time.time()),
                     source=f"{_text(facts, 'package')} {_text(facts, 'version')} from {mirror.main}",
                 )
-                await in_thread(
-                    initrd.write, delivery.folder / INITRD, program, delivery.folder / BOOT_MODULES
-                )
-                manifest.write(delivery.folder, kernel, guest_program=program_digest)
-                await in_thread(delivery.place, self._kernels_dir / kernel.id)
-        return self._kernels.setdefault(kernel.id, kernel)
+                await in_thread(self._place_kernel, kernel, delivery, program, program_digest)
+        self._kernels[kernel.id] = kernel
+        return kernel
 
     async def remove_image(self, image: Image) -> None:
         self._images.pop(image.id, None)
@@ -172,6 +169,18 @@ class ImageLibrary:
                 f"{free // MIB} MiB; free some room and pull again"
             )
         return await find_mirror(self._mirror)
+
+    def _place_kernel(self, kernel: Kernel, delivery: Delivery, program: bytes, program_digest: str) -> None:
+        """A kernel that is here already gets what this version's worker picks for the initrd."""
+        target = self._kernels_dir / kernel.id
+        if target.exists():
+            (delivery.folder / BOOT_MODULES).rename(target / BOOT_MODULES)
+            initrd.write(target / INITRD, program, target / BOOT_MODULES)
+            manifest.write(target, kernel, guest_program=program_digest)
+            return
+        initrd.write(delivery.folder / INITRD, program, delivery.folder / BOOT_MODULES)
+        manifest.write(delivery.folder, kernel, guest_program=program_digest)
+        delivery.place(target)
 
     def _refresh_initrd(self, kernel: Kernel) -> None:
         folder = self._kernels_dir / kernel.id
