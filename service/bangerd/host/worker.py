@@ -116,8 +116,7 @@ class Workers:
                 f"the build took longer than {TIMEOUT_S / 60:.0f} minutes and was ended"
             ) from None
         finally:
-            await to_the_end(self._kill(job, child))
-            await log_read
+            await to_the_end(self._end(job, child, reader, log_read))
         return reader.result(status)
 
     async def collect(self) -> None:
@@ -179,6 +178,13 @@ class Workers:
             *(f"--property={key}={value}" for key, value in properties.items()),
             "--",
         ]  # fmt: skip
+
+    async def _end(
+        self, job: Job, child: asyncio.subprocess.Process, reader: "_Reader", log_read: asyncio.Task[None]
+    ) -> None:
+        await self._kill(job, child)
+        await reader.drain()
+        await log_read
 
     async def _kill(self, job: Job, child: asyncio.subprocess.Process) -> None:
         """The closing of its standard input ends the sandbox and all within; more if it does not."""
