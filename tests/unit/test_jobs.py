@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from bangerd.core.jobs import PER_USER, Caller, Job, Jobs, JobState
-from bangerd.model.errors import LimitReached, NoSuchJob
+from bangerd.model.errors import LimitReached, NoSuchJob, StepFailed
 
 ALICE, BOB = Caller(1000, "alice", ":1.1"), Caller(1001, "bob", ":1.2")
 
@@ -23,6 +23,25 @@ async def test_ended_jobs_of_one_user_do_not_pile_up() -> None:
     assert jobs.get(kept.number).state is JobState.DONE
     with pytest.raises(NoSuchJob):
         jobs.get(kept.number + 1)
+
+
+async def test_a_job_whose_undoing_fails_ends_too() -> None:
+    jobs, never = Jobs(), asyncio.Event()
+
+    async def wait(_job: Job) -> None:
+        await never.wait()
+
+    async def undo() -> None:
+        raise StepFailed("the disk is full")
+
+    job = jobs.start("start", "vm/1", ALICE, wait, undo=undo)
+    await asyncio.sleep(0)
+    job.cancel()
+    await job.wait()
+    assert job.state is JobState.FAILED
+    assert str(job.error) == "the disk is full"
+    assert jobs.running("vm/1") is None
+    await jobs.start("stop", "vm/1", ALICE, nothing).wait()
 
 
 async def test_running_jobs_of_one_user_are_limited() -> None:

@@ -87,6 +87,12 @@ async def test_a_disk_that_cannot_be_made_leaves_no_vm(start: bool) -> None:
         world.broken["ensure_disk"] = OSError(28, "No space left on device")
         with pytest.raises(StepFailed, match="No space left on device; make room"):
             await service.run(CreateRequest(name="web", start=start))
+        read, write = os.pipe()
+        with pytest.raises(StepFailed):
+            await service.run(CreateRequest(ephemeral=True), lifeline=read)
+        with pytest.raises(BrokenPipeError):
+            os.write(write, b"x")
+        os.close(write)
         assert world.nothing_left()
         assert service.vms.all() == ()
 
@@ -193,6 +199,22 @@ async def test_a_command_that_meets_the_end_of_a_vm(point: str) -> None:
         async with asyncio.timeout(5):
             await ended(second)
         assert first.state is JobState.CANCELED
+        assert world.nothing_left()
+
+
+async def test_a_creation_that_is_cancelled_when_its_vm_is_gone() -> None:
+    """The job ends all the same, and its target is free."""
+    world = World()
+    async with Service(world) as service:
+        vm, job = await service.vms.create(CreateRequest(name="web"), ALICE)
+        machine = service.vms._machines[vm.sid]
+        machine._forgotten = True
+        job.cancel()
+        await job.wait()
+        assert job.state is JobState.CANCELED
+        assert service.jobs.running(job.target) is None
+        machine._forgotten = False
+        await ended(service.vms.delete(vm, ALICE))
         assert world.nothing_left()
 
 

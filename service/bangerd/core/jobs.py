@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -47,7 +47,8 @@ class Job:
     result: dict[str, str | int] = field(default_factory=dict)
     error: BangerError | None = None
     followers: set[str] = field(default_factory=set)  # bus names that are told of the end
-    task: "asyncio.Task[None] | None" = None
+    task: "asyncio.Task[None] | None" = None  # does the work; may be cancelled
+    keeper: "asyncio.Task[None] | None" = None  # sees to the job's end, however early and whatever it is
     shown: str = ""  # the target as people call it
     withdrawn: bool = False  # cancelled by somebody, not replaced or broken off by the service's end
 
@@ -67,14 +68,15 @@ class Job:
 
     async def wait(self) -> None:
         """Return when the work has ended, in whatever way."""
-        if self.task is not None:
-            await asyncio.wait({self.task})
+        if self.keeper is not None:
+            await asyncio.wait({self.keeper})
 
     def report(self, progress: Progress) -> None:
         self.progress = progress
 
 
 Body = Callable[[Job], Awaitable[None]]
+Undo = Callable[[], Coroutine[object, object, None]]
 Listener = Callable[[Job, str], None]
 
 
@@ -112,7 +114,7 @@ class Jobs:
         by: Caller,
         body: Body,
         *,
-        undo: Callable[[], Awaitable[None]] | None = None,
+        undo: Undo | None = None,
         shown: str = "",
         replace: bool = False,
     ) -> Job:
@@ -134,38 +136,35 @@ class Jobs:
         self._by_target[target] = job
         # Announced before it can end, so that nobody hears of the end first.
         self._tell(job, "added")
-        job.task = asyncio.create_task(
-            self._run(job, body, undo, after=busy), name=f"job {job.number} {type_} {target}"
-        )
+        name = f"job {job.number} {type_} {target}"
+        job.task = asyncio.create_task(self._work(job, body, after=busy), name=name)
+        job.keeper = asyncio.create_task(self._keep(job, job.task, undo), name=f"{name} ends")
         return job
 
     async def close(self) -> None:
         """End all running jobs; what they work towards is stored and goes on at the next start."""
-        tasks = {job.task for job in self._jobs.values() if job.task is not None and not job.task.done()}
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        keepers = {
+            job.keeper for job in self._jobs.values() if job.keeper is not None and not job.keeper.done()
+        }
+        for job in self._jobs.values():
+            if job.task is not None:
+                job.task.cancel()
+        if keepers:
+            await asyncio.wait(keepers)
 
-    async def _run(
-        self, job: Job, body: Body, undo: Callable[[], Awaitable[None]] | None, after: Job | None
-    ) -> None:
-        try:
-            if after is not None and after.task is not None:
-                after.task.cancel()
-                await after.wait()
-            await body(job)
-        except asyncio.CancelledError:
-            if job.withdrawn and undo is not None:
-                await undo()
-            job.state, job.error = JobState.CANCELED, Canceled("the job was canceled")
-        except BangerError as exc:
-            job.state, job.error = JobState.FAILED, exc
-        except Exception:
-            log.exception("job %d (%s %s) met a bug", job.number, job.type, job.target)
-            job.state, job.error = JobState.FAILED, StepFailed("internal error, see the service's journal")
-        else:
-            job.state = JobState.DONE
+    async def _work(self, job: Job, body: Body, after: Job | None) -> None:
+        if after is not None and after.task is not None:
+            after.task.cancel()
+            await after.wait()
+        await body(job)
+
+    async def _keep(self, job: Job, work: "asyncio.Task[None]", undo: Undo | None) -> None:
+        state, error = await _outcome(job, work)
+        if job.withdrawn and state is JobState.CANCELED and undo is not None:
+            taken_back, trouble = await _outcome(job, asyncio.create_task(undo()))
+            if taken_back is JobState.FAILED:
+                state, error = taken_back, trouble
+        job.state, job.error = state, error
         if self._by_target.get(job.target) is job:
             del self._by_target[job.target]
         self._running[job.by.uid] -= 1
@@ -184,3 +183,17 @@ class Jobs:
     def _tell(self, job: Job, event: str) -> None:
         for listener in self._listeners:
             listener(job, event)
+
+
+async def _outcome(job: Job, task: "asyncio.Task[None]") -> tuple[JobState, BangerError | None]:
+    """How the task ended. Of a bug callers are told only that there is one."""
+    await asyncio.wait({task})
+    if task.cancelled():
+        return JobState.CANCELED, Canceled("the job was canceled")
+    exc = task.exception()
+    if exc is None:
+        return JobState.DONE, None
+    if not isinstance(exc, BangerError):
+        log.error("job %d (%s %s) met a bug", job.number, job.type, job.target, exc_info=exc)
+        exc = StepFailed("internal error, see the service's journal")
+    return JobState.FAILED, exc

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from bangerd.core.effects import Effects
@@ -88,6 +89,7 @@ class Machine:
         async with self._record:
             await self._effects.do(Step.FORGET, self.vm)
             self._forgotten = True
+        self._close_lifeline()  # of one that never came to its start
 
     async def reach(
         self, desired: Desired, on_step: Callable[[Step], None], *, hurry: bool = False, **changes: object
@@ -107,11 +109,12 @@ class Machine:
         self.wake()
         await goal
 
-    def undo(self, desired: Desired) -> Callable[[], Awaitable[None]]:
+    def undo(self, desired: Desired) -> Callable[[], Coroutine[object, object, None]]:
         """What takes a command back: want `desired` again, and let that come true by itself."""
 
         async def act() -> None:
-            await self.store(desired=desired)
+            with suppress(NoSuchVM):  # it is gone: nothing is left to take back
+                await self.store(desired=desired)
             self.wake()
 
         return act
