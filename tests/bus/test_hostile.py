@@ -16,6 +16,7 @@ from dbus_next.message import Message
 from dbus_next.signature import SignatureTree, Variant
 
 from bangerd.bus import clients, polkit, wire
+from bangerd.core import jobs
 from bangerd.core.jobs import Caller
 from bangerd.core.requests import CreateRequest
 from tests.bus.caller import ERRORS, NAME, ROOT, STANDARD, CallFailed, Client
@@ -50,7 +51,9 @@ async def idle(service: Service) -> None:
     assert not counts._of_client
 
 
-async def test_a_full_socket_waits(service: Service, user: User) -> None:
+async def test_a_full_socket_waits(
+    bus: Rig, service: Service, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """1,000 objects appear at once; dbus-next's own writer ended the connection on the first EAGAIN."""
     alice, bob = await user(ALICE), await user(BOB)
     await alice.subscribe()
@@ -65,12 +68,10 @@ async def test_a_full_socket_waits(service: Service, user: User) -> None:
 
     out._flush = watched  # type: ignore[method-assign]
     by = Caller(ALICE, "alice", alice.name)
-    for number in range(1000):
-        await service.vms.create(
-            CreateRequest(name=f"vm-{number:04}", start=False), replace(by, client=":0.0")
-        )
-        for job in service.jobs.all():
-            service.jobs._forget(job)
+    monkeypatch.setattr(jobs, "PER_USER", 1000)
+    requests = [CreateRequest(name=f"vm-{number:04}", start=False) for number in range(1000)]
+    with stopped(bus.bus_pid):  # it takes nothing, so the socket is full for sure
+        await asyncio.gather(*(service.vms.create(one, replace(by, client=":0.0")) for one in requests))
     async with asyncio.timeout(30):
         while sum(signal.member == "VMAdded" for signal in alice.signals) < 1000:
             await alice._news.wait()
