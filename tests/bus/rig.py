@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from privatehost import BUS
+
 TOP = Path(__file__).parents[2]
 POLKITD = "/usr/lib/polkit-1/polkitd"
 ALICE, BOB, CAROL, BOSS = 1000, 1001, 1002, 1003  # alice and bob are developers, boss may do anything
@@ -36,34 +38,11 @@ polkit.addRule(function(action, subject) {
 });
 """
 
-# The policy of Debian's /usr/share/dbus-1/system.conf, and what is needed to run as one's own.
-CONFIG = """\
-<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={socket}</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <deny own="*"/>
-    <deny send_type="method_call"/>
-    <allow send_type="signal"/>
-    <allow send_requested_reply="true" send_type="method_return"/>
-    <allow send_requested_reply="true" send_type="error"/>
-    <allow receive_type="method_call"/>
-    <allow receive_type="method_return"/>
-    <allow receive_type="error"/>
-    <allow receive_type="signal"/>
-    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
-    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Introspectable"/>
-    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus.Properties"/>
-  </policy>
+# polkit's and banger's policies, and what a test adds; the rest is the private host's own configuration.
+INCLUDES = """\
   <include>/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf</include>
   <include>{policy}</include>
-  {limits}
-</busconfig>
-"""
+  {limits}"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +67,7 @@ def rig(rules: Sequence[Path] = (), *, polkit: bool = True, limits: str = "") ->
 @contextmanager
 def _running(folder: Path, rules: Sequence[Path], *, polkit: bool, limits: str) -> Iterator[Rig]:
     folder.chmod(0o711)
-    for name in ("actions", "rules.d"):
+    for name in ("actions", "rules.d", "services"):
         (folder / name).mkdir(mode=0o755)
     for policy in (TOP / "polkit/com.thaloco.banger1.policy",):
         (folder / "actions" / policy.name).write_text(policy.read_text())
@@ -99,8 +78,10 @@ def _running(folder: Path, rules: Sequence[Path], *, polkit: bool, limits: str) 
     (folder / "group").write_text(_system_accounts("/etc/group") + GROUP)
     socket = folder / "bus"
     policy = TOP / "packaging/dbus/com.thaloco.Banger1.conf"
-    (folder / "bus.conf").write_text(CONFIG.format(socket=socket, policy=policy, limits=limits))
     address = f"unix:path={socket}"
+    includes = INCLUDES.format(policy=policy, limits=limits)
+    config = BUS.format(address=address, services=folder / "services", includes=includes)
+    (folder / "bus.conf").write_text(config)
     with (folder / "log").open("wb") as log:
         bus = subprocess.Popen(
             [*_with_users(folder), "dbus-daemon", f"--config-file={folder}/bus.conf", *BUS_OPTIONS],

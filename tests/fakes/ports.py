@@ -143,10 +143,6 @@ class FakeShims:
             record = ExitRecord(ExitReason.STOP, ready=True, at=1)
             asyncio.get_running_loop().call_soon(self._world.end, vm.sid, record)
 
-    async def kill(self, vm: VM) -> None:
-        self._world.effect("kill", vm.sid)
-        self._world.end(vm.sid, ExitRecord(ExitReason.KILL))
-
     async def set_clock(self, vm: VM) -> None:
         self._world.effect("clock", vm.sid)
 

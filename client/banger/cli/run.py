@@ -51,7 +51,6 @@ def run(
         )
     wanted = spec.wanted()
     what = _command(command, tty=tty, env=env, user=user, workdir=workdir)
-    messages.encode(what)  # what no guest could run is refused before anything is made
     service = Service()
     prepare(service, wanted, output)
     if rm:
@@ -79,7 +78,6 @@ def exec_(
     del output  # only how errors are told
     units.check_name(name)
     what = _command(command, tty=tty, env=env, user=user, workdir=workdir)
-    messages.encode(what)
     service = Service()
     return session.run(service.open_session(service.find_vm(name)), what)
 
@@ -143,10 +141,12 @@ def _command(
             raise UsageError(
                 f"{name[:80]!a} is not in the environment", hint=f"write --env {name[:80]}=VALUE"
             )
-    return Command(
+    command = Command(
         tuple(argv),
         tuple(f"{name}={value}" for name, value in variables.items()),
         workdir,
         user,
         terminal.size() if tty else None,
     )
+    messages.encode(command)  # what no guest could run is refused before anything is made
+    return command

@@ -1,6 +1,6 @@
 """Images and kernels: find, pull, remove."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from bangerd.core.effects import Ports
@@ -76,25 +76,23 @@ class Images:
 
     def remove_image(self, image: Image, by: Caller) -> Job:
         """Raises ImageInUse."""
-        self._check_unused(image.id, f"image '{image.name}'")
-
-        async def body(job: Job) -> None:
-            self._check_unused(image.id, f"image '{image.name}'")
-            await self._library.remove_image(image)
-            self._changed()
-
-        return self._jobs.start("delete-image", f"image/{image.id}", by, body, shown=image.name)
+        return self._removal("image", image, lambda: self._library.remove_image(image), by)
 
     def remove_kernel(self, kernel: Kernel, by: Caller) -> Job:
         """Raises ImageInUse."""
-        self._check_unused(kernel.id, f"kernel '{kernel.name}'")
+        return self._removal("kernel", kernel, lambda: self._library.remove_kernel(kernel), by)
 
-        async def body(job: Job) -> None:
-            self._check_unused(kernel.id, f"kernel '{kernel.name}'")
-            await self._library.remove_kernel(kernel)
+    def _removal(
+        self, kind: str, what: Image | Kernel, remove: Callable[[], Awaitable[None]], by: Caller
+    ) -> Job:
+        self._check_unused(what.id, f"{kind} '{what.name}'")
+
+        async def body(_job: Job) -> None:
+            self._check_unused(what.id, f"{kind} '{what.name}'")
+            await remove()
             self._changed()
 
-        return self._jobs.start("delete-kernel", f"kernel/{kernel.id}", by, body, shown=kernel.name)
+        return self._jobs.start(f"delete-{kind}", f"{kind}/{what.id}", by, body, shown=what.name)
 
     def _check_unused(self, identity: str, what: str) -> None:
         users = self.users_of(identity)

@@ -32,7 +32,6 @@ class Machine:
         self.vm = vm
         self.seen = Observed()
         self.lifeline: int | None = None  # until the shim has it
-        self.step: Step | None = None
         self._effects = effects
         self._watchers = watchers
         self._record = asyncio.Lock()  # a command may come while the last step forgets the VM
@@ -154,11 +153,7 @@ class Machine:
                 if self._on_step is not None:
                     self._on_step(step)
             last = step, self.seen
-            self.step = step
-            try:
-                await self._do(step)
-            finally:
-                self.step = None
+            await self._do(step)
             if step is Step.FORGET:
                 self._reached()
                 self._watchers.gone(self)

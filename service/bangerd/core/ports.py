@@ -122,7 +122,6 @@ class Shims(Protocol):
     async def stop(self, vm: VM, grace_s: float) -> None:
         """Have the guest power off; after `grace_s` the shim kills the VMM. Returns at once."""
 
-    async def kill(self, vm: VM) -> None: ...
     async def set_clock(self, vm: VM) -> None:
         """Set the guest's clock to the host's."""
 

@@ -5,12 +5,12 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
-from bangerd.core.jobs import Caller, Job, Jobs
+from bangerd.core.jobs import Body, Caller, Job, Jobs, Undo
 from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine, Watchers
 from bangerd.core.ports import Progress
@@ -190,9 +190,7 @@ class VMs:
         machine.begin()
         desired = Desired.RUNNING if request.start else Desired.STOPPED
         body = self._creation(machine, desired)
-        job = self._jobs.start(
-            "create", _target(vm), by, body, undo=machine.undo(Desired.ABSENT), shown=vm.name
-        )
+        job = self._job("create", vm, by, body, undo=machine.undo(Desired.ABSENT))
         job.result.update({"vm": vm.sid, "name": vm.name})
         return vm, job
 
@@ -253,7 +251,7 @@ class VMs:
                 " apart; run banger under systemd, or have the admin set allow_shared_host = true"
             )
 
-    def _creation(self, machine: Machine, desired: Desired) -> Callable[[Job], Awaitable[None]]:
+    def _creation(self, machine: Machine, desired: Desired) -> Body:
         async def body(job: Job) -> None:
             job.report(Progress(Step.ENSURE_DISK.value))
             try:
@@ -289,7 +287,7 @@ class VMs:
             else:
                 await self._up(machine, job)
 
-        return self._jobs.start("start", _target(vm), by, body, undo=machine.undo(vm.desired), shown=vm.name)
+        return self._job("start", vm, by, body, undo=machine.undo(vm.desired))
 
     def stop(self, vm: VM, by: Caller) -> Job:
         """Ask the guest to power off; end it when it does not within `stop_timeout_s`."""
@@ -299,7 +297,7 @@ class VMs:
         """End the VMM at once."""
         return self._job("kill", vm, by, self._down(vm, hurry=True), replace=True)
 
-    def _down(self, vm: VM, *, hurry: bool) -> Callable[[Job], Awaitable[None]]:
+    def _down(self, vm: VM, *, hurry: bool) -> Body:
         machine = self._machine(vm.sid, shown=vm.name)
 
         async def body(job: Job) -> None:
@@ -355,11 +353,12 @@ class VMs:
         type_: str,
         vm: VM,
         by: Caller,
-        body: Callable[[Job], Awaitable[None]],
+        body: Body,
         *,
+        undo: Undo | None = None,
         replace: bool = False,
     ) -> Job:
-        return self._jobs.start(type_, _target(vm), by, body, shown=vm.name, replace=replace)
+        return self._jobs.start(type_, f"vm/{vm.sid}", by, body, undo=undo, shown=vm.name, replace=replace)
 
     async def open_session(self, vm: VM) -> int:
         """A connected descriptor to the guest program; the caller closes it. Raises WrongState, GuestFailed."""
@@ -372,10 +371,6 @@ class VMs:
         """The console log's descriptor, for reading. Raises WrongState when the VM was never started."""
         self._machine(vm.sid, shown=vm.name)
         return self._ports.shims.open_log(vm)
-
-
-def _target(vm: VM) -> str:
-    return f"vm/{vm.sid}"
 
 
 def _reporter(job: Job) -> Callable[[Step], None]:

@@ -66,9 +66,6 @@ class ShimClients:
     async def stop(self, vm: VM, grace_s: float) -> None:
         _expect_ok(await self._ask(vm, f"STOP {grace_s:.0f}"))
 
-    async def kill(self, vm: VM) -> None:
-        _expect_ok(await self._ask(vm, "KILL"))
-
     async def set_clock(self, vm: VM) -> None:
         _expect_ok(await self._ask(vm, "CLOCK"))
 
@@ -102,7 +99,7 @@ class ShimClients:
             ) from exc
         if not reply.startswith(b"OK "):
             sock.close()
-            said = "".join(c for c in reply.decode("ascii", "replace") if c.isprintable())
+            said = printable(reply.decode("ascii", "replace"))
             raise GuestFailed(f"the guest of '{vm.name}' takes no session: {said or 'it is just ending'}")
         sock.settimeout(None)  # blocking
         return sock.detach()

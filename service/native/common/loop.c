@@ -1,8 +1,10 @@
 #include "loop.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/signalfd.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -145,4 +147,17 @@ void loop_run(void (*after)(void))
 void loop_quit(void)
 {
     quit = true;
+}
+
+void loop_signals(struct source *s, void (*ready)(struct source *, uint32_t))
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGCHLD);
+    sigaddset(&set, SIGTERM);
+    sigprocmask(SIG_SETMASK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    loop_add(s, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, ready);
 }

@@ -28,6 +28,8 @@ void loop_add(struct source *s, int fd, uint32_t events, void (*ready)(struct so
 /* Changes what is watched. 0 takes the descriptor out of epoll, so that a hang-up nobody can act on yet costs
  * nothing; EPOLLERR alone waits for a hang-up. */
 void loop_want(struct source *s, uint32_t events);
+/* SIGCHLD and SIGTERM arrive at `s` as struct signalfd_siginfo; what a terminal or a closed pipe sends is ignored. */
+void loop_signals(struct source *s, void (*ready)(struct source *, uint32_t));
 /* Takes the descriptor out and closes it. Events already fetched for it are not delivered. */
 void loop_close(struct source *s);
 /* Frees `p` when no event of the current batch can mention it any more. */

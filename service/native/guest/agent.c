@@ -260,19 +260,11 @@ static void after(void)
 
 int agent_run(const struct agent *options)
 {
-    sigset_t set;
     self = *options;
     child_of_machine = self.machine;
     child_environment = self.environment;
     loop_init();
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    sigaddset(&set, SIGTERM);
-    sigprocmask(SIG_SETMASK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
-    signal(SIGINT, SIG_IGN);
-    loop_add(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signaled);
+    loop_signals(&signals, signaled);
     host = (struct link){.src.fd = -1, .on_frame = take_frame, .on_broken = broken, .on_room = has_room};
     reopen.fire = try_open;
     if (self.boss >= 0)

@@ -212,19 +212,6 @@ static void watch_lifeline(void)
     loop_add(&lifeline, 0, EPOLLIN, lifeline_ready);
 }
 
-static void watch_signals(void)
-{
-    sigset_t set;
-    sigemptyset(&set);
-    sigaddset(&set, SIGCHLD);
-    sigaddset(&set, SIGTERM);
-    sigprocmask(SIG_SETMASK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    signal(SIGHUP, SIG_IGN);
-    signal(SIGINT, SIG_IGN);
-    loop_add(&signals, signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), EPOLLIN, signaled);
-}
-
 static void raise_file_limit(void)
 {
     struct rlimit files;
@@ -257,7 +244,7 @@ int main(int argc, char **argv)
     unlink(RECORD_NAME);
     raise_file_limit();
     loop_init();
-    watch_signals();
+    loop_signals(&signals, signaled);
     if (o.lifeline)
         watch_lifeline();
     if (!vmm_open_logs(o.console_max))
