@@ -4,7 +4,7 @@ import os
 import struct
 from dataclasses import dataclass
 
-from banger.errors import UsageError
+from banger.errors import RUN_FAILED, Failure, UsageError
 
 EXEC, STDIN, SIGNAL, WINSIZE = 1, 2, 3, 4
 STARTED, STDOUT, STDERR, EXIT, ERROR, STDIN_CREDIT = 16, 17, 18, 19, 20, 21
@@ -58,3 +58,20 @@ def _text(value: str, what: str) -> bytes:
     if "\0" in value:
         raise UsageError(f"{what} contains a NUL byte, which no program can be given")
     return os.fsencode(value)
+
+
+def broken(what: str) -> Failure:
+    """The failure of a guest that sent `what`."""
+    return Failure(
+        "Protocol", "the guest does not keep to the protocol", why=f"it sent {what}", status=RUN_FAILED
+    )
+
+
+def refused(code: int, text: str) -> Failure:
+    """The failure of an ERROR message."""
+    names = {126: "NotExecutable", 127: "NotFound"}
+    return Failure(
+        names.get(code, "GuestFailed"),
+        text or "the guest refused",
+        status=code if code in names else RUN_FAILED,
+    )

@@ -5,8 +5,8 @@ What Describe and the List methods tell is passed on as plain dictionaries with 
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from banger import bus as dbus
@@ -47,8 +47,21 @@ class Wanted:
     memory: int | None = None
     disk: int | None = None
     nat: bool | None = None
+    ssh_keys: tuple[str, ...] = ()  # lines of .pub files
+    labels: Mapping[str, str] = field(default_factory=dict)
+    caches: Mapping[str, str] = field(default_factory=dict)  # path in the guest -> name
+
+    def creation(self) -> dict[str, tuple[str, Any]]:
+        """CreateVM's options."""
+        more = {
+            "ssh_keys": ("as", list(self.ssh_keys)),
+            "labels": ("a{ss}", dict(self.labels)),
+            "caches": ("a{ss}", dict(self.caches)),
+        }
+        return self.options() | {key: (kind, value) for key, (kind, value) in more.items() if value}
 
     def options(self) -> dict[str, tuple[str, Any]]:
+        """ResolveSpec's options, which are the first of CreateVM's."""
         typed = {
             "image": ("s", self.image or None),
             "kernel": ("s", self.kernel or None),
@@ -98,7 +111,7 @@ class Service:
         self, wanted: Wanted, progress: Progress, *, start: bool, lifeline: int | None = None
     ) -> str:
         """Make a VM, wait until it is ready; return its path. With `lifeline` it lives while the other end is open."""
-        options = wanted.options()
+        options = wanted.creation()
         fds: tuple[int, ...] = ()
         if not start:
             options["start"] = ("b", False)

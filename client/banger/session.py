@@ -232,7 +232,7 @@ class _Session:
             while len(view) - at >= messages.HEADER.size and state.end is None:
                 kind, length = messages.HEADER.unpack_from(view, at)
                 if length > messages.MAX_PAYLOAD:
-                    state.end = _broken(f"a message of {length} bytes")
+                    state.end = messages.broken(f"a message of {length} bytes")
                     break
                 end = at + messages.HEADER.size + length
                 if end > len(view):
@@ -254,11 +254,11 @@ class _Session:
             how, value = struct.unpack("<II", payload)
             state.end = min(128 + value, 255) if how else value & 0xFF
         elif kind == messages.ERROR and len(payload) >= 4:
-            state.end = _refused(
+            state.end = messages.refused(
                 messages.U32.unpack_from(payload)[0], bytes(payload[4:]).decode("utf-8", "replace")
             )
         else:
-            state.end = _broken(f"message {kind} of {len(payload)} bytes")
+            state.end = messages.broken(f"message {kind} of {len(payload)} bytes")
 
     def _output(self, kind: int, payload: memoryview) -> None:
         sink, state = self._sinks[kind], self._state
@@ -313,19 +313,4 @@ def _catch_signals(stack: ExitStack, *, tty: bool) -> socket.socket:
 def _ended_by(signum: signal.Signals) -> Failure:
     return Failure(
         "Interrupted", f"ended by {signum.name}; the guest hangs the session up", status=128 + signum
-    )
-
-
-def _broken(what: str) -> Failure:
-    return Failure(
-        "Protocol", "the guest does not keep to the protocol", why=f"it sent {what}", status=RUN_FAILED
-    )
-
-
-def _refused(code: int, text: str) -> Failure:
-    names = {126: "NotExecutable", 127: "NotFound"}
-    return Failure(
-        names.get(code, "GuestFailed"),
-        text or "the guest refused",
-        status=code if code in names else RUN_FAILED,
     )

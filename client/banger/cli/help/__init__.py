@@ -1,0 +1,7 @@
+"""Every command with its help, one module a group; nothing here imports what carries the commands out."""
+
+from banger.cli.help.image import IMAGE, KERNEL
+from banger.cli.help.system import JOB, WORDS
+from banger.cli.help.vm import VM
+
+GROUPS = (VM, IMAGE, KERNEL, JOB, WORDS)

@@ -1,0 +1,157 @@
+"""A command in a guest as a part of our own work: bytes go in from an iterator, and come out to a function.
+
+The other side of what session.py does for a person; the protocol is the same (docs/guest-protocol.md, "Session
+messages"), and what comes from the guest is checked for shape and size.
+"""
+
+import select
+import socket
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from banger import messages
+from banger.errors import RUN_FAILED, Failure
+from banger.messages import Command, encode
+
+Chunk = bytes | bytearray | memoryview
+_READ_SIZE = 256 * 1024
+_QUEUE_LIMIT = 256 * 1024
+_STDERR_KEPT = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the command ended: its status (128+n after signal n), and the last 16 KiB of what it said on stderr."""
+
+    status: int
+    stderr: str
+
+
+def run(
+    fd: int,
+    command: Command,
+    *,
+    source: Iterable[Chunk] = (),
+    sink: Callable[[memoryview], object] = lambda _data: None,
+) -> Outcome:
+    """Run `command` over the session descriptor `fd` (taken over): `source` is its input, `sink` gets its output.
+
+    What `source` or `sink` raise ends the session, and the guest hangs the command up. A command that ends before it
+    has read everything is no error here: its status tells. Raises Failure when it could not be run or the guest went.
+    """
+    with socket.socket(fileno=fd) as link:
+        link.settimeout(0)
+        return _Transfer(link, encode(command), iter(source), sink).run()
+
+
+class _Transfer:
+    def __init__(
+        self,
+        link: socket.socket,
+        first: bytes,
+        source: Iterator[Chunk],
+        sink: Callable[[memoryview], object],
+    ) -> None:
+        self._link = link
+        self._out = bytearray(first)
+        self._in = bytearray()
+        self._source: Iterator[Chunk] | None = source
+        self._rest = memoryview(b"")  # of the source's last chunk
+        self._credit = 0
+        self._sink = sink
+        self._stderr = bytearray()
+        self._end: Outcome | Failure | None = None
+
+    def run(self) -> Outcome:
+        poll = select.poll()
+        while self._end is None:
+            self._fill()
+            poll.register(self._link, select.POLLIN | (select.POLLOUT if self._out else 0))
+            for _fd, events in poll.poll():
+                if events & select.POLLOUT:
+                    self._flush()
+                if events & ~select.POLLOUT:
+                    self._receive()
+        if isinstance(self._end, Failure):
+            raise self._end
+        return self._end
+
+    def _fill(self) -> None:
+        """Take from the source as much as the guest will have and the queue holds."""
+        while self._source is not None and self._credit > 0 and len(self._out) < _QUEUE_LIMIT:
+            if not self._rest:
+                try:
+                    self._rest = memoryview(next(self._source)).cast("B")
+                except StopIteration:
+                    self._source = None
+                    self._out += messages.HEADER.pack(messages.STDIN, 0)
+                    return
+            part = self._rest[: min(self._credit, messages.MAX_PAYLOAD)]
+            self._rest = self._rest[len(part) :]
+            if part:
+                self._credit -= len(part)
+                self._out += messages.HEADER.pack(messages.STDIN, len(part))
+                self._out += part
+
+    def _flush(self) -> None:
+        try:
+            sent = self._link.send(self._out)
+            del self._out[:sent]
+        except BlockingIOError:
+            pass
+        except (BrokenPipeError, ConnectionResetError):
+            self._out.clear()  # what is read next tells why
+            self._source = None
+
+    def _receive(self) -> None:
+        try:
+            data = self._link.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._end = Failure(
+                "GuestGone",
+                "the guest went away in the midst of it",
+                why="it was powered off, stopped or crashed",
+                hint="`banger vm list` shows its state, `banger vm logs NAME` its last words",
+                status=RUN_FAILED,
+            )
+            return
+        self._in += data
+        at = 0
+        with memoryview(self._in) as view:
+            while len(view) - at >= messages.HEADER.size and self._end is None:
+                kind, length = messages.HEADER.unpack_from(view, at)
+                if length > messages.MAX_PAYLOAD:
+                    self._end = messages.broken(f"a message of {length} bytes")
+                    break
+                end = at + messages.HEADER.size + length
+                if end > len(view):
+                    break
+                with view[at + messages.HEADER.size : end] as payload:
+                    self._message(kind, payload)
+                at = end
+        del self._in[:at]
+
+    def _message(self, kind: int, payload: memoryview) -> None:
+        if kind == messages.STDOUT:
+            self._sink(payload)
+        elif kind == messages.STDERR:
+            self._stderr += payload
+            del self._stderr[:-_STDERR_KEPT]
+        elif kind == messages.STDIN_CREDIT and len(payload) == 4:
+            self._credit += messages.U32.unpack(payload)[0]
+        elif kind == messages.STARTED and len(payload) == 4:
+            pass
+        elif kind == messages.EXIT and len(payload) == 8:
+            how, value = struct.unpack("<II", payload)
+            status = min(128 + value, 255) if how else value & 0xFF
+            self._end = Outcome(status, self._stderr.decode("utf-8", "replace"))
+        elif kind == messages.ERROR and len(payload) >= 4:
+            code = messages.U32.unpack_from(payload)[0]
+            self._end = messages.refused(code, bytes(payload[4:]).decode("utf-8", "replace"))
+        else:
+            self._end = messages.broken(f"message {kind} of {len(payload)} bytes")
