@@ -8,10 +8,10 @@ import pytest
 from dbus_next.signature import Variant
 
 from bangerd.bus.manager import CREATE_OPTIONS, SPEC_OPTIONS
-from tests.bus.caller import ERRORS, NAME, ROOT, CallFailed, Client
+from tests.bus.caller import ERRORS, NAME, ROOT, CallFailed, Client, plain
 from tests.bus.conftest import Service
 from tests.bus.contract import CONTRACT
-from tests.bus.rig import ALICE
+from tests.bus.rig import ALICE, BOB
 
 User = Callable[[int], Awaitable[Client]]
 METHODS = [
@@ -62,6 +62,7 @@ class Objects:
         signature, before = {
             "CreateVM": ("sa{sv}", ["new"]),
             "PullImage": ("sa{sv}", ["debian-trixie"]),
+            "SetLabels": ("a{ss}a{sv}", [{"a": "b"}]),
         }.get(member, ("a{sv}", []))
         return await client.call(self.paths[kind], f"{kind}.{member}", signature, *before, options)
 
@@ -136,6 +137,7 @@ VALUES_OUT_OF_RANGE = {
     "kernel": ("new", {"kernel": Variant("s", "\N{BOMB}" * 1000)}),
     "keys": ("new", {"ssh_keys": Variant("as", ["ssh-ed25519 AAAA\nssh-rsa BBBB"])}),
     "labels": ("new", {"labels": Variant("a{ss}", {"": "x"})}),
+    "caches": ("new", {"caches": Variant("a{ss}", {"/srv/../etc": "x"})}),
     "taken": ("web", {}),
 }
 
@@ -151,6 +153,37 @@ async def test_values_that_no_vm_can_have(
     assert not failed.value.name.endswith(("Internal", "StepFailed"))
     assert len(failed.value.text) < 500
     assert state(objects.service) == before
+
+
+async def test_labels_are_set_and_removed(service: Service, user: User) -> None:
+    alice = await user(ALICE)
+    vm, _ = await alice.create("web", labels=Variant("a{ss}", {"a": "1", "b": "2"}))
+
+    async def set_labels(**labels: str) -> dict[str, str]:
+        await alice.call(vm, "VM.SetLabels", "a{ss}a{sv}", labels, {})
+        return plain(await alice.call(vm, "VM.Describe", "a{sv}", {}))[0]["labels"]  # type: ignore[no-any-return]
+
+    assert await set_labels(b="", c="3", d="") == {"a": "1", "c": "3"}
+    assert service.world.rows[vm.rpartition("/")[2]].spec.labels == {"a": "1", "c": "3"}
+    for wrong in ({"a": "x" * 257}, {"a\nb": "x"}, {f"label-{n}": "x" for n in range(63)}):
+        with pytest.raises(CallFailed) as failed:
+            await set_labels(**wrong)
+        assert failed.value.name == ERRORS + "InvalidSpec"
+    assert await set_labels() == {"a": "1", "c": "3"}
+    with pytest.raises(CallFailed) as failed:
+        await (await user(BOB)).call(vm, "VM.SetLabels", "a{ss}a{sv}", {"a": ""}, {})
+    assert "vm.manage-others" in failed.value.text
+
+
+async def test_what_a_client_needs_for_ssh(service: Service, user: User) -> None:
+    alice = await user(ALICE)
+    key = "ssh-ed25519 AAAA alice@home"
+    vm, _ = await alice.create("web", ssh_keys=Variant("as", [key]))
+    facts = plain(await alice.call(vm, "VM.Describe", "a{sv}", {}))[0]
+    assert (facts["ssh_keys"], facts["host_keys"]) == ([key], ["ssh-ed25519 AAAAfake"])
+    assert "the private key" not in str(facts)
+    seed = service.world.run_dirs[vm.rpartition("/")[2]]
+    assert b"\x80\x01\0\0/etc/ssh/ssh_host_ed25519_key\0the private key\n" in seed  # 0600
 
 
 @pytest.mark.parametrize("name", ["docker.io/library/debian:12", "x/" * 127, "/", "//etc"])

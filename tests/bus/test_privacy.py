@@ -72,6 +72,7 @@ async def everything(client: Client, paths: list[str], *, all_methods: bool) -> 
                 "a{sv}": [[{}]],
                 "s": [["web"]],
                 "sa{sv}": [["web", {}], ["docker.io/x", {}]],
+                "a{ss}a{sv}": [[{}, {}]],
             }
             bodies["i"] = [[one] for one in {name for name, _, _ in METHODS}]
             for body in bodies[signature]:

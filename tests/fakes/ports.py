@@ -346,6 +346,9 @@ class FakeHost:
     def kvm(self) -> tuple[bool, str]:
         return True, "fake"
 
+    def new_host_key(self) -> tuple[str, str]:
+        return "the private key\n", "ssh-ed25519 AAAAfake"
+
     def user_name(self, uid: int) -> str:
         return {0: "root", 1000: "alice", 1001: "bob"}.get(uid, str(uid))
 

@@ -1,8 +1,10 @@
 """The database: survives, migrates, refuses what it does not know."""
 
+import json
 import sqlite3
+import stat
 from collections.abc import AsyncIterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,19 @@ import pytest
 from bangerd.model.errors import LimitReached, NoSuchVM, VMExists
 from bangerd.model.vm import VM, Desired, VMSpec
 from bangerd.store.database import Database, DatabaseUnusable
-from bangerd.store.vms import VMRows
+from bangerd.store.records import MIGRATIONS
+from bangerd.store.vms import FIELDS, VMRows
 
 SPEC = VMSpec(
-    "image", "kernel", 2, 2**29, 2**33, nat=False, ssh_keys=("ssh-ed25519 AAAA",), labels={"a": "b"}
+    "image",
+    "kernel",
+    2,
+    2**29,
+    2**33,
+    nat=False,
+    ssh_keys=("ssh-ed25519 AAAA",),
+    labels={"a": "b"},
+    caches={"/srv": "c"},
 )
 WEB = VM(
     "1" * 32,
@@ -29,6 +40,8 @@ WEB = VM(
     "boot",
     "bad",
     5,
+    "the private key",
+    "ssh-ed25519 AAAA",
 )
 
 
@@ -96,3 +109,34 @@ async def test_opening_twice_migrates_once(tmp_path: Path) -> None:
         database = Database(tmp_path / "banger.db")
         await database.open()
         await database.close()
+
+
+async def test_a_database_of_banger_0_1_opens(tmp_path: Path) -> None:
+    """Its VMs have neither host keys nor caches."""
+    path = tmp_path / "banger.db"
+    spec = asdict(SPEC)
+    del spec["caches"]
+    old = [getattr(WEB, name) for name in FIELDS[: FIELDS.index("host_key")]]
+    old[FIELDS.index("spec")] = json.dumps(spec)
+    with sqlite3.connect(path) as db:
+        for statement in MIGRATIONS[0]:
+            db.execute(statement)
+        names = ", ".join(FIELDS[: len(old)])
+        db.execute(f"INSERT INTO vm ({names}) VALUES ({', '.join('?' * len(old))})", old)
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    path.chmod(0o644)
+    database = Database(path)
+    await database.open()
+    assert await VMRows(database).load() == (
+        replace(WEB, spec=replace(SPEC, caches={}), host_key="", host_public=""),
+    )
+    assert [stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()] == [0o600] * 3
+    await database.close()
+
+
+async def test_what_is_stored_is_roots_alone(rows: VMRows, tmp_path: Path) -> None:
+    """Guests' private keys are."""
+    await rows.insert(WEB)
+    assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
+    assert "the private key" not in repr(WEB)

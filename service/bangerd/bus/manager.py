@@ -28,6 +28,7 @@ SPEC_OPTIONS = {
 CREATE_OPTIONS = SPEC_OPTIONS | {
     "ssh_keys": "as",
     "labels": "a{ss}",
+    "caches": "a{ss}",
     "start": "b",
     "ephemeral": "b",
     "lifeline": "h",

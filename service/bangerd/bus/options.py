@@ -22,6 +22,7 @@ _TYPES = {
     "done": "t",
     "total": "t",
     "labels": "a{ss}",
+    "caches": "a{ss}",
     "timings_ms": "a{sx}",
 }
 

@@ -80,6 +80,11 @@ class VMInterface(Interface):
         options.read(given, {}, "Delete")
         return _path(self._core.vms.delete(vm, call.caller))
 
+    @exported(manage_vm, "labels:a{ss} options:a{sv}")
+    async def SetLabels(self, _call: Call, vm: VM, labels: dict[str, str], given: dict[str, Any]) -> None:
+        options.read(given, {}, "SetLabels")
+        await self._core.vms.set_labels(vm, labels)
+
     @exported(inspect_vm, OPTIONS, "vm:a{sv}")
     async def Describe(self, _call: Call, vm: VM, given: dict[str, Any]) -> dict[str, Any]:
         options.read(given, {}, "Describe")

@@ -76,10 +76,14 @@ class Machine:
 
     async def store(self, **changes: object) -> None:
         """Change the record, in the database first. Raises NoSuchVM when it was forgotten meanwhile."""
+        await self.change(lambda vm: replace(vm, **changes))  # type: ignore[arg-type]  # the callers' to check
+
+    async def change(self, make: Callable[[VM], VM]) -> None:
+        """store() what `make` makes of the record as it is when its turn comes."""
         async with self._record:
             if self._forgotten:
                 raise NoSuchVM(self.vm.name)
-            changed = replace(self.vm, **changes)  # type: ignore[arg-type]  # checked by the dataclass's users
+            changed = make(self.vm)
             await self._effects.save(changed)
             self.vm = changed
         self._tell()

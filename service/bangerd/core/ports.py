@@ -240,6 +240,9 @@ class Host(Protocol):
     def kvm(self) -> tuple[bool, str]:
         """Whether KVM really works, and why (not)."""
 
+    def new_host_key(self) -> tuple[str, str]:
+        """A fresh ed25519 key for a guest's sshd: the private key file's text, and the public line."""
+
     def user_name(self, uid: int) -> str:
         """The name of an account, or the number as text when it has none."""
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from bangerd.model.cache import check_caches
 from bangerd.model.errors import InvalidSpec
 
 KEYS_LIMIT, LABELS_LIMIT = 64, 64
@@ -20,6 +21,7 @@ class CreateRequest:
     nat: bool = True
     ssh_keys: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    caches: dict[str, str] = field(default_factory=dict)  # path in the guest -> name
     start: bool = True
     ephemeral: bool = False
 
@@ -33,9 +35,15 @@ def check_request(request: CreateRequest) -> None:
     for key in request.ssh_keys:
         if "\n" in key or not key.isprintable() or not 16 <= len(key) <= 8192:
             raise InvalidSpec(f"{key[:40]!a} is no ssh public key; give one line of a .pub file")
-    if len(request.labels) > LABELS_LIMIT:
-        raise InvalidSpec(f"{len(request.labels)} labels; {LABELS_LIMIT} are possible")
-    for name, value in request.labels.items():
+    check_labels(request.labels)
+    check_caches(request.caches)
+
+
+def check_labels(labels: dict[str, str]) -> None:
+    """Raises InvalidSpec."""
+    if len(labels) > LABELS_LIMIT:
+        raise InvalidSpec(f"{len(labels)} labels; {LABELS_LIMIT} are possible")
+    for name, value in labels.items():
         if not name.isprintable() or not value.isprintable() or not 1 <= len(name) <= 64 or len(value) > 256:
             raise InvalidSpec(
                 f"label {name[:40]!a} is not possible; printable, name to 64, value to 256 characters"

@@ -7,6 +7,8 @@ import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
+from typing import Any
 
 from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
@@ -14,7 +16,7 @@ from bangerd.core.jobs import Body, Caller, Job, Jobs, Undo
 from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine, Watchers
 from bangerd.core.ports import Progress
-from bangerd.core.requests import CreateRequest, check_request
+from bangerd.core.requests import CreateRequest, check_labels, check_request
 from bangerd.model.errors import (
     BangerError,
     HostNotReady,
@@ -217,10 +219,12 @@ class VMs:
             nat=request.nat,
             ssh_keys=request.ssh_keys,
             labels=dict(request.labels),
+            caches=dict(request.caches),
         )
         in_use = ports.host.uids_in_use(config.uid_first, config.uid_count)
         uid = await ports.store.lease_uid(config.uid_first, config.uid_count, in_use)
         identity = self._new_id()
+        host_key, host_public = ports.host.new_host_key()
         vm = VM(
             id=str(identity),
             sid=identity.hex[:8],
@@ -232,6 +236,8 @@ class VMs:
             uid=uid,
             ephemeral=request.ephemeral,
             created_at=int(time.time()),
+            host_key=host_key,
+            host_public=host_public,
         )
         await ports.store.insert(vm)
         return vm
@@ -275,7 +281,10 @@ class VMs:
         if victim is not None:
             await self._machines[victim.sid].store(address="")
         # started_boot = "": the exit record of an earlier run is of no interest from here on.
-        await machine.reach(Desired.RUNNING, _reporter(job), address=address, started_boot="", last_error="")
+        changes: dict[str, Any] = {"address": address, "started_boot": "", "last_error": ""}
+        if not machine.vm.host_key:  # made by banger 0.1
+            changes["host_key"], changes["host_public"] = self._ports.host.new_host_key()
+        await machine.reach(Desired.RUNNING, _reporter(job), **changes)
 
     def start(self, vm: VM, by: Caller) -> Job:
         """Raises VMBusy. A VM that runs is left alone; one that is paused goes on."""
@@ -337,6 +346,18 @@ class VMs:
             await machine.reach(desired, _reporter(job))
 
         return self._job(type_, vm, by, body)
+
+    async def set_labels(self, vm: VM, labels: dict[str, str]) -> None:
+        """Set these labels; one with an empty value is removed, others stay. Raises InvalidSpec."""
+        machine = self._machine(vm.sid, shown=vm.name)
+
+        def labelled(now: VM) -> VM:
+            merged = {name: value for name, value in (now.spec.labels | labels).items() if value}
+            check_labels(labels)
+            check_labels(merged)
+            return replace(now, spec=replace(now.spec, labels=merged))
+
+        await machine.change(labelled)
 
     def delete(self, vm: VM, by: Caller) -> Job:
         """End the VM at once and remove all that belongs to it."""

@@ -26,6 +26,22 @@ class HostFacts:
     def kvm(self) -> tuple[bool, str]:
         return self._kvm
 
+    def new_host_key(self) -> tuple[str, str]:
+        """In this process: no child per VM, and no file that a crash could leave a private key in."""
+        # 10 MiB of OpenSSL that a service without new VMs does not need.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+        from cryptography.hazmat.primitives.serialization import (
+            Encoding,
+            NoEncryption,
+            PrivateFormat,
+            PublicFormat,
+        )
+
+        key = Ed25519PrivateKey.generate()
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        public = key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+        return private.decode(), public.decode()
+
     def user_name(self, uid: int) -> str:
         try:
             return pwd.getpwuid(uid).pw_name

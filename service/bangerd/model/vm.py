@@ -78,6 +78,7 @@ class VMSpec:
     nat: bool = True
     ssh_keys: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    caches: dict[str, str] = field(default_factory=dict)  # path in the guest -> name of the owner's cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,10 @@ class VM:
     started_boot: str = ""  # host boot id of the last start, "" if never started
     last_error: str = ""
     created_at: int = 0  # unix time
+    host_key: str = field(default="", repr=False)  # ssh's private key file: for the guest alone
+    host_public: str = (
+        ""  # its line "ssh-ed25519 AAAA…"; "" in a VM of banger 0.1 that was not started since
+    )
 
     @property
     def unit(self) -> str:

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,8 +62,17 @@ class Database:
 
         return await self.run(whole)
 
+    def _keep_private(self) -> None:
+        """Guests' private keys are in it. SQLite gives its journals the mode of the database."""
+        for suffix in ("-wal", "-shm", ""):
+            path = Path(f"{self._path}{suffix}")
+            with suppress(FileNotFoundError):
+                path.chmod(0o600)
+        self._path.touch(mode=0o600)
+
     def _open(self) -> None:
         try:
+            self._keep_private()
             self._db.connect()
             problem = self._db.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
             version = self._db.execute_sql("PRAGMA user_version").fetchone()[0]

@@ -23,6 +23,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE UNIQUE INDEX vm_address ON vm (address) WHERE address <> ''",
         "CREATE TABLE counter (name TEXT PRIMARY KEY NOT NULL, value INTEGER NOT NULL) STRICT",
     ),
+    (
+        "ALTER TABLE vm ADD COLUMN host_key TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE vm ADD COLUMN host_public TEXT NOT NULL DEFAULT ''",
+    ),
 )
 
 
@@ -40,6 +44,8 @@ class VMRecord(peewee.Model):
     started_boot = peewee.TextField()
     last_error = peewee.TextField()
     created_at = peewee.IntegerField()
+    host_key = peewee.TextField()
+    host_public = peewee.TextField()
 
     class Meta:
         table_name = "vm"
