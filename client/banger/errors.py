@@ -72,16 +72,26 @@ _BUS_FAILURES: dict[str, tuple[str, str, str]] = {
 class Failure(Exception):
     """A command's end in failure: what happened, why, and what to do next, each a line for people.
 
-    `code` is stable, for scripts; `status` is the exit status.
+    `code` is stable, for scripts; `status` is the exit status; `details` are lines that show where it is wrong.
     """
 
-    def __init__(self, code: str, what: str, *, why: str = "", hint: str = "", status: int = FAILED) -> None:
+    def __init__(
+        self,
+        code: str,
+        what: str,
+        *,
+        why: str = "",
+        hint: str = "",
+        status: int = FAILED,
+        details: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(f"{what}: {why}" if why else what)
         self.code = code
         self.what = what
         self.why = why
         self.hint = hint
         self.status = status
+        self.details = details
 
 
 class UsageError(Failure):

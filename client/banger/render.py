@@ -87,13 +87,17 @@ def failure(error: Failure, *, json_wanted: bool) -> None:
     """Tell `error` on standard error: up to three parts for people, one object for scripts."""
     err = sys.stderr
     if json_wanted:
-        record = {"error": error.code, "message": str(error)}
+        record: dict[str, object] = {"error": error.code, "message": str(error)}
+        if error.details:
+            record["details"] = list(error.details)
         if error.hint:
             record["next"] = error.hint
         json.dump(record, err)
         err.write("\n")
         return
     print(f"{paint('banger:', RED, err)} {safe(error)}", file=err)
+    for line in error.details:
+        print(f"  {safe(line)}", file=err)
     if error.hint:
         print(f"  next: {safe(error.hint)}", file=err)
 
