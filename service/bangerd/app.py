@@ -117,6 +117,7 @@ async def serve(options: Options) -> None:
         options.state_dir,
         libexec_dir=options.libexec_dir,
         mirror=config.mirror,
+        npm_mirror=config.npm_mirror if config.mise else None,
         systemd=supervisor.isolates_owners,
         denied=(config.subnet,),
     )

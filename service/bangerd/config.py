@@ -28,6 +28,8 @@ class Config:
     firecracker_bin: str = ""
     qemu_bin: str = ""
     mirror: str = ""  # "": that of the host's apt
+    mise: bool = True  # in the default images
+    npm_mirror: str = ""  # what mise comes from; "": registry.npmjs.org
     uid_first: int = 71000
     uid_count: int = 1000
     max_vms_per_user: int = 64

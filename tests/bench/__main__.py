@@ -61,12 +61,11 @@ def main() -> int:
         signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # by way of every `finally`
     cache = Path(os.environ.get("BANGER_TEST_CACHE") or TOP / ".cache/tests").resolve()
     cache.mkdir(parents=True, exist_ok=True)
-    library = cache / "library"
     kvm, why = HostFacts(()).kvm()
     print(pairs("Host", facts.facts(f"{'KVM' if kvm else 'TCG'}: {why}")), flush=True)
     try:
-        if any(PARTS[part].needs_image for part in args.parts):
-            build_library(library)
+        needed = any(PARTS[part].needs_image for part in args.parts)
+        library = build_library(cache) if needed else cache / "library"
         with scratch(cache) as folder, running(folder / "host", library) as host:
             bench = Bench(host, cache, folder, args.n, args.stock_n)
             try:

@@ -30,9 +30,7 @@ def cache() -> Path:
 @pytest.fixture(scope="session")
 def library(cache: Path) -> Path:
     """A state folder with the default image and kernel, made by bangerd on the first run."""
-    state = cache / "library"
-    build_library(state)
-    return state
+    return build_library(cache)
 
 
 @pytest.fixture(scope="session")

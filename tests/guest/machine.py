@@ -1,6 +1,8 @@
 """A machine for guest tests: a private host in a network namespace of its own, and users who call banger there."""
 
+import ast
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -20,6 +22,8 @@ from privatehost import HostError, Layout, PrivateHost
 # Accounts of every Debian system. A polkit rule lets the first two use banger; STRANGER has none.
 ALICE, BOB, STRANGER = "games", "news", "nobody"
 IMAGE = "debian-bookworm"
+_SERVICE = Path(__file__).parents[2] / "service/bangerd"
+WORKERS, MISE = _SERVICE / "workers", _SERVICE / "model/mise.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,10 +243,31 @@ class Terminal:
         os.close(self.master)
 
 
-def build_library(state: Path) -> None:
-    """Have bangerd, in this machine's own network, pull image and kernel into `state`, unless they are there."""
-    if any(state.glob("images/*/manifest.json")) and any(state.glob("kernels/*/manifest.json")):
-        return
+def recipe() -> str:
+    """Stands for how this checkout makes images and kernels: comments and layout left out."""
+    sources = [WORKERS / f"{name}.py" for name in ("archive", "build_image", "build_kernel", "customize")]
+    trees = [ast.dump(ast.parse(path.read_text())) for path in (*sources, MISE)]
+    return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
+
+
+def build_library(cache: Path) -> Path:
+    """A state folder below `cache` with image and kernel as this checkout makes them.
+
+    If it is not there, bangerd, in this machine's own network, pulls them. The folders of other recipes stay,
+    for other checkouts that share the cache.
+    """
+    library = cache / f"library-{recipe()}"
+    with (cache / "library.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not library.exists():
+            state = cache / "library.new"
+            shutil.rmtree(state, ignore_errors=True)
+            _pull(state)
+            state.rename(library)
+    return library
+
+
+def _pull(state: Path) -> None:
     layout = Layout(runtime=Path(f"/run/banger-library-{os.getpid()}"), state=state, users=(ALICE,))
     with PrivateHost(layout) as host:
         argv, env = host.command(ALICE, ["banger", "image", "pull", IMAGE], home="/")

@@ -10,7 +10,6 @@ from tests.guest.machine import build_library
 from tests.system.debian_root import CACHE, wheelhouse
 from tests.system.machine import Machine
 
-LIBRARY = CACHE.parent / "library"
 SOURCE = "/usr/src/banger"
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 
@@ -18,8 +17,8 @@ OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
 @contextmanager
 def installed_machine(suite: str) -> Iterator[Machine]:
     """A booted machine with banger, the default image and the default kernel."""
-    build_library(LIBRARY)
-    overlays = {LIBRARY / kind: f"/var/lib/banger/{kind}" for kind in ("images", "kernels")}
+    library = build_library(CACHE.parent)
+    overlays = {library / kind: f"/var/lib/banger/{kind}" for kind in ("images", "kernels")}
     with Machine.boot(suite, binds={wheelhouse(suite): "/wheels"}, overlays=overlays) as booted:
         booted.copy_repo(SOURCE)
         make(booted, "install")

@@ -1,6 +1,7 @@
 """com.thaloco.Banger1.Image"""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import Any
 
 from bangerd.bus import names, options
@@ -65,4 +66,5 @@ def describe(image: Image) -> dict[str, Any]:
         "entrypoint": list(image.entrypoint),
         "env": list(image.env),
         "labels": dict(image.labels),
+        "packages": [asdict(package) for package in image.packages],
     }

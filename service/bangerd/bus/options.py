@@ -23,6 +23,7 @@ _TYPES = {
     "total": "t",
     "labels": "a{ss}",
     "caches": "a{ss}",
+    "packages": "aa{ss}",
     "timings_ms": "a{sx}",
 }
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from bangerd.core.ports import Progress
 from bangerd.host import initrd, manifest, tree
 from bangerd.host.delivery import Delivery
-from bangerd.host.mirror import Mirror, find_mirror
+from bangerd.host.mirror import Mirror, find_mirror, npm_registry
 from bangerd.host.thread import in_thread
 from bangerd.host.worker import Job, Workers
+from bangerd.model import mise
 from bangerd.model.errors import BangerError, HostNotReady, NoSuchImage, NoSuchKernel, PullFailed, StepFailed
 from bangerd.model.image import Image, Kernel
 from bangerd.model.vm import GIB, MIB
@@ -54,14 +55,19 @@ class ImageLibrary:
         libexec_dir: Path,
         systemd: bool,
         mirror: str = "",
+        npm_mirror: str | None = "",
         denied: Iterable[str] = (),
     ) -> None:
-        """`denied`: networks that builds may not reach, beside link-local and metadata addresses."""
+        """`npm_mirror`: None for images without mise.
+
+        `denied`: networks that builds may not reach, beside link-local and metadata addresses.
+        """
         self._images_dir = state_dir / "images"
         self._kernels_dir = state_dir / "kernels"
         self._work = state_dir / "work"
         self._guest_program = libexec_dir / "banger-guest"
         self._mirror = mirror
+        self._npm_mirror = npm_mirror
         self._workers = Workers(self._work, systemd=systemd, denied=denied)
         for folder in (self._images_dir, self._kernels_dir):
             folder.mkdir(parents=True, exist_ok=True)
@@ -103,9 +109,11 @@ class ImageLibrary:
         entry = _IMAGES.get(name)
         if entry is None:
             raise NoSuchImage(name)
+        packages = () if self._npm_mirror is None else (mise.package(npm_registry(self._npm_mirror)),)
         mirror = await self._prepare(entry)
         async with self._workers.job("image") as job:
-            facts = await self._workers.run(job, "build_image", _arguments(job, entry, mirror), report)
+            arguments = [*_arguments(job, entry, mirror), *(f"--mise={package.url}" for package in packages)]
+            facts = await self._workers.run(job, "build_image", arguments, report)
             init = _text(facts, "init")
             with Delivery(job.folder, "build") as delivery:
                 report(Progress("check"))
@@ -119,6 +127,8 @@ class ImageLibrary:
                     owner_uid=0,
                     source=f"debian {entry.suite} from {mirror.main}",
                     init=init,
+                    env=(f"PATH={mise.PATH}",) if packages else (),
+                    packages=packages,
                 )
                 manifest.write(delivery.folder, image)
                 await in_thread(delivery.place, self._images_dir / image.id)

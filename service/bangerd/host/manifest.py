@@ -4,9 +4,9 @@ import json
 import logging
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import TypeVar, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from bangerd.model.image import Image, Kernel
+from bangerd.model.image import Image, Kernel, Package
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,14 @@ def _read(path: Path, kind: type[_Described]) -> _Described:
             continue  # written by an older version
         value = data.get(field.name)
         wanted = get_origin(hints[field.name]) or hints[field.name]
-        value = tuple(value) if wanted is tuple and isinstance(value, list) else value
+        if wanted is tuple and isinstance(value, list):
+            value = _items(get_args(hints[field.name])[0], value)
         if not isinstance(value, wanted):
             raise TypeError(f"{field.name} is missing or of the wrong type")
         values[field.name] = value
     return kind(**values)
+
+
+def _items(kind: Any, values: list[Any]) -> tuple[Any, ...]:
+    """Raises TypeError when a package has other keys."""
+    return tuple(kind(**value) for value in values) if kind is Package else tuple(values)

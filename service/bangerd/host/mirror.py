@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bangerd.host import process
+from bangerd.model import mise
 from bangerd.model.errors import HostNotReady, InvalidSpec, StepFailed
 
 log = logging.getLogger(__name__)
@@ -48,16 +49,7 @@ async def find_mirror(configured: str) -> Mirror:
             f"{KEYRING} is missing, so Debian's signatures cannot be checked; "
             "install the package debian-archive-keyring"
         )
-    if configured and (
-        not configured.startswith(("http://", "https://"))
-        or not configured.isprintable()
-        or " " in configured
-    ):
-        raise InvalidSpec(f"mirror = {configured!r} in the configuration is no http:// or https:// address")
-    if "@" in configured:
-        raise InvalidSpec(
-            "mirror in the configuration holds a password, which every VM would see; use a mirror without one"
-        )
+    _check("mirror", configured)
     main, security = from_indexes(
         await _apt("apt-get", "indextargets", "--format", _FORMAT, "Identifier: Packages")
     )
@@ -66,6 +58,28 @@ async def find_mirror(configured: str) -> Mirror:
     settings = await _apt("apt-config", "dump")
     options = tuple(line for line in settings.splitlines() if _passed_on(line))
     return Mirror(configured.rstrip("/") or main or DEFAULT, security or DEFAULT_SECURITY, KEYRING, options)
+
+
+def npm_registry(configured: str) -> str:
+    """Where mise is fetched from: the `npm_mirror` of the configuration, "" for npm's own registry.
+
+    Raises InvalidSpec for one that is no address, or that holds a password.
+    """
+    _check("npm_mirror", configured)
+    return configured.rstrip("/") or mise.NPM
+
+
+def _check(key: str, configured: str) -> None:
+    if configured and (
+        not configured.startswith(("http://", "https://"))
+        or not configured.isprintable()
+        or " " in configured
+    ):
+        raise InvalidSpec(f"{key} = {configured!r} in the configuration is no http:// or https:// address")
+    if "@" in configured:
+        raise InvalidSpec(
+            f"{key} in the configuration holds a password, which every VM would see; use a mirror without one"
+        )
 
 
 async def _apt(*argv: str) -> str:

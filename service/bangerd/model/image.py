@@ -4,6 +4,18 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class Package:
+    """What an image has from elsewhere than the distribution's signed archive."""
+
+    name: str
+    version: str
+    digest: str  # of the archive at `url`, "sha512:…": checked before anything was taken out of it
+    url: str
+    license: str
+    project: str  # where its source is
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """A root file system: `<state>/images/<id>/rootfs.squashfs` beside `manifest.json`."""
 
@@ -18,6 +30,7 @@ class Image:
     entrypoint: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    packages: tuple[Package, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -29,7 +29,7 @@ _MEANINGS = {
         r"|Connection (refused|timed out|failed|reset)|Network is unreachable|Unable to connect"
         r"|certificate|handshake|\b(40[0-35-9]|50[0-9])  "
     ),
-    "missing": r"does not have a Release file|404  Not Found|Unable to locate package",
+    "missing": r"does not have a Release file|\b404  |Unable to locate package",
 }
 _HELP = {
     "space": "the disk is full; free some room and pull again",
@@ -39,6 +39,14 @@ _HELP = {
     "network": "the mirror cannot be reached; check the network, the proxy, or `mirror` in the configuration",
     "missing": "the mirror does not have what is needed; check `mirror` in the configuration",
     "failed": "apt failed",
+}
+_ELSEWHERE = "set `npm_mirror` in the configuration, or `mise = false` for an image without mise"
+_FILE_HELP = {
+    **_HELP,
+    "signature": "{uri} is not what it should be, and was not used; try another `npm_mirror`",
+    "network": f"{{uri}} cannot be reached; check the network and the proxy, {_ELSEWHERE}",
+    "missing": f"{{uri}} is not there; {_ELSEWHERE}",
+    "failed": f"{{uri}} could not be fetched; {_ELSEWHERE}",
 }
 
 
@@ -158,13 +166,36 @@ class Apt:
         tell(100)
         return self.archives / fields[1]
 
-    def _get(self, arguments: Sequence[str], percent: Callable[[float], None]) -> None:
+    def fetch_file(self, uri: str, target: Path, *, sha512: str, size: int, reports: Reports) -> None:
+        """Download a file that no index names, with apt's proxies and certificates. Raises WorkerError."""
+        methods = self._run(["apt-config", "shell", "METHODS", "Dir::Bin::methods/f"]).split("'")[1]
+        # No more is written, whatever the server sends; what apt logs has room too.
+        helper = ("prlimit", f"--fsize={max(size, 1 << 20)}", str(Path(methods).parent / "apt-helper"))
+        meanings = {kind: text.format(uri=uri) for kind, text in _FILE_HELP.items()}
+
+        def tell(percent: float) -> None:
+            reports.progress("download", int(size * percent / 100), size)
+
+        tell(0)
+        self._get(
+            ["download-file", uri, str(target), f"SHA512:{sha512}"], tell, program=helper, meanings=meanings
+        )
+        tell(100)
+
+    def _get(
+        self,
+        arguments: Sequence[str],
+        percent: Callable[[float], None],
+        *,
+        program: Sequence[str] = ("apt-get",),
+        meanings: Mapping[str, str] = _HELP,
+    ) -> None:
         """apt-get with its progress: lines `dlstatus:<file>:<percent>:<text>` on a descriptor."""
         read, write = os.pipe()
         log = self.folder / "log/apt-get"
         with log.open("w+b") as output:
             process = subprocess.Popen(
-                ["apt-get", "-q", "-o", f"APT::Status-Fd={write}", *arguments],
+                [*program, "-q", "-o", f"APT::Status-Fd={write}", *arguments],
                 env=self._environment(),
                 cwd=self.archives,
                 stdin=subprocess.DEVNULL,
@@ -179,7 +210,7 @@ class Apt:
                     if fields[0] == "dlstatus" and len(fields) == 4:
                         percent(float(fields[2]))
             if process.wait() != 0:
-                raise _failure(log.read_text(errors="replace"))
+                raise _failure(log.read_text(errors="replace"), meanings)
 
     def _run(self, argv: Sequence[str]) -> str:
         done = subprocess.run(
@@ -193,13 +224,16 @@ class Apt:
         return {**os.environ, "APT_CONFIG": str(self.conf)}
 
 
-def _failure(said: str) -> WorkerError:
+def _failure(said: str, meanings: Mapping[str, str] = _HELP) -> WorkerError:
+    said = re.sub(
+        r"^(Err:.*)\n  (?=\S)", r"\1: ", said, flags=re.MULTILINE
+    )  # what is wrong is on the next line
     errors = [line.strip() for line in said.splitlines() if line.startswith(("E:", "W:", "Err:"))]
     text = "\n".join(errors)
     kind = next((kind for kind, pattern in _MEANINGS.items() if re.search(pattern, text)), "failed")
     telling = [line for line in errors if re.search(_MEANINGS.get(kind, "^E:"), line)]
     shown = (telling or errors or said.strip().splitlines() or ["it gave no reason"])[-1]
-    return WorkerError(kind, f"{_HELP[kind]} (apt: {re.sub('^[EW]: ', '', shown)[:300]})")
+    return WorkerError(kind, f"{meanings[kind]} (apt: {re.sub('^[EW]: ', '', shown)[:300]})")
 
 
 def needed(*tools: str) -> None:

@@ -1,7 +1,7 @@
 """Makes a Debian image out of its signed archive, in a sandbox: mmdebstrap, its tar stream, sqfstar.
 
     python3 -m bangerd.workers.build_image --suite bookworm --mirror URI --security-mirror URI \
-        --keyring FILE --dir DIR [--apt-options FILE] [--compressor lz4|none]
+        --keyring FILE --dir DIR [--apt-options FILE] [--compressor lz4|none] [--mise URI]
 
 Two stages. With the network, and running nothing of any package, apt fetches and verifies. Then, in a
 network namespace without any network, mmdebstrap unpacks and runs the maintainer scripts. Leaves
@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from bangerd.model import mise
 from bangerd.workers import archive, customize, reports
 from bangerd.workers.reports import Reports, WorkerError
 
@@ -38,25 +39,31 @@ _BLOCK = 1024 * 1024
 _TAIL = 16 * 1024
 
 
-def build(folder: Path, source: archive.Source, compressor: str, report: Reports) -> dict[str, object]:
+def build(
+    folder: Path, source: archive.Source, compressor: str, mise_uri: str, report: Reports
+) -> dict[str, object]:
+    """`mise_uri`: of the archive that model/mise.py names, "" for an image without it."""
     archive.needed("apt-get", "mmdebstrap", "sqfstar", "unsquashfs", "unshare", "tar")
     apt = archive.Apt(folder / "apt", source)
     apt.update(report)
     # The two sets that mmdebstrap asks for: what is essential, and the rest.
     apt.fetch(["install", "?essential", "apt", *PACKAGES], report)
     apt.fetch(["dist-upgrade"], report)
+    archives = [folder / "apt/mise.tgz"] if mise_uri else []
+    for path in archives:
+        apt.fetch_file(mise_uri, path, sha512=mise.SHA512, size=mise.SIZE, reports=report)
     # mmdebstrap and sqfstar use no later time: the same packages make the same image, with the same id.
     os.environ["SOURCE_DATE_EPOCH"] = str(apt.date())
     packages = len(list(apt.archives.glob("*.deb")))
     report.progress("install", 0, packages, "items")
     squashfs = folder / "rootfs.squashfs"
-    _make(_bootstrap(source, apt), squashfs, compressor, packages, report)
+    _make(_bootstrap(source, apt, archives), squashfs, compressor, packages, report)
     init = find_init(squashfs)
     shutil.rmtree(folder / "apt")
     return {"init": init, "packages": packages}
 
 
-def _bootstrap(source: archive.Source, apt: archive.Apt) -> list[str]:
+def _bootstrap(source: archive.Source, apt: archive.Apt, archives: list[Path]) -> list[str]:
     """mmdebstrap's command line; its standard output is the tar stream of the finished root."""
     hook = f"{sys.executable} -m bangerd.workers.customize"
     fetched = shlex.join([str(apt.lists), str(apt.archives)])
@@ -69,7 +76,7 @@ def _bootstrap(source: archive.Source, apt: archive.Apt) -> list[str]:
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt={line}" for line in customize.EXCLUDED),
         f"--setup-hook={hook} prepare \"$1\" {fetched}",
-        f"--customize-hook={hook} finish \"$1\"",
+        f"--customize-hook={hook} finish \"$1\" {shlex.join(map(str, archives))}",
         source.suite, "-", *source.lines(),
     ]  # fmt: skip
 
@@ -177,9 +184,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="make a Debian image for VMs")
     archive.add_arguments(parser)
     parser.add_argument("--compressor", choices=("lz4", "none"), default="lz4")
+    parser.add_argument(
+        "--mise", default="", help="URI of mise's archive; an image without mise if not given"
+    )
     options = parser.parse_args()
     return reports.run(
-        lambda report: build(options.dir, archive.source_of(options), options.compressor, report)
+        lambda report: build(
+            options.dir, archive.source_of(options), options.compressor, options.mise, report
+        )
     )
 
 

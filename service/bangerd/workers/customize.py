@@ -1,13 +1,17 @@
 """What banger changes in a Debian root: hooks of mmdebstrap, run by the image worker in its sandbox.
 
 python3 -m bangerd.workers.customize prepare ROOT LISTS ARCHIVES    before anything is unpacked
-python3 -m bangerd.workers.customize finish ROOT                    after everything is configured
+python3 -m bangerd.workers.customize finish ROOT [MISE]             after everything is configured
 """
 
 import os
 import re
+import shutil
 import sys
+import tarfile
 from pathlib import Path
+
+from bangerd.model import mise
 
 # As in Debian's own slim images: nobody reads manuals in a sandbox; copyright files stay.
 EXCLUDED = (
@@ -48,6 +52,19 @@ ExecStart=
 ExecStart=-udevadm trigger --type=devices --action=add --subsystem-match=block --subsystem-match=net \
  --subsystem-match=virtio --subsystem-match=pci --subsystem-match=acpi --subsystem-match=input --subsystem-match=misc
 """
+# A login shell's PATH is set anew by /etc/profile. Neither starts mise, which costs a second where the CPU is
+# emulated; `eval "$(mise activate bash)"` does, for who wants its variables too.
+_MISE_PROFILE = f"""\
+case ":$PATH:" in
+*:{mise.SHIMS}:*) ;;
+*) [ "$(id -u)" != 0 ] || PATH="{mise.SHIMS}:$PATH" ;;
+esac
+"""
+# What becomes of the files of mise's archive.
+_MISE_FILES = {
+    "package/bin/mise": "usr/local/bin/mise",
+    "package/LICENSE": "usr/local/share/doc/mise/LICENSE",
+}
 _TMPFILES = """\
 d /tmp 1777 root root 10d
 d /var/tmp 1777 root root 30d
@@ -120,6 +137,28 @@ def finish(root: Path) -> None:
     (root / "var/log/journal").mkdir(exist_ok=True)
 
 
+def install_mise(root: Path, archive: Path) -> None:
+    """mise out of its archive, which was checked, and what puts its tools on every PATH. Raises KeyError."""
+    with tarfile.open(archive) as content:
+        for name, target in _MISE_FILES.items():
+            source = content.extractfile(name)
+            if source is None:
+                raise KeyError(name)
+            path = root / target
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with source, path.open("wb") as file:
+                shutil.copyfileobj(source, file)
+            path.chmod(0o755 if name.startswith("package/bin") else 0o644)
+    package = mise.package(mise.NPM)
+    _write(
+        root / "usr/local/share/doc/mise/README.banger",
+        f"mise {package.version}, {package.license} license, source: {package.project}\n"
+        f"from {package.url}\n{package.digest}\n",
+    )
+    _write(root / "etc/profile.d/mise.sh", _MISE_PROFILE)
+    _write(root / "etc/environment", f"PATH={mise.PATH}\n")
+
+
 def _reachable_mirror(sources: Path) -> None:
     """A mirror or a proxy of the host's loopback is none for a VM."""
     if sources.exists():
@@ -155,7 +194,10 @@ def main() -> int:
     if verb == "prepare":
         prepare(*map(Path, paths))
     else:
-        finish(Path(paths[0]))
+        root, *archives = map(Path, paths)
+        for archive in archives:
+            install_mise(root, archive)
+        finish(root)
     return 0
 
 
