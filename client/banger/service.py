@@ -205,24 +205,19 @@ class Service:
             raise describe(exc) from None
 
 
-def vm_names() -> list[str]:
-    """Names of your VMs for the shell's completion: quick, never starts the service; raises BusError."""
-    return _names("ListVMs", _OWN)
+def names(kind: str, prefix: str) -> list[str]:
+    """Names of "vm" (your own), "image" or "kernel" that begin with `prefix`, for the shell's completion.
 
-
-def image_names() -> list[str]:
-    """Names of images for the shell's completion, in the same way."""
-    return _names("ListImages", {})
-
-
-def _names(member: str, options: Options) -> list[str]:
+    Quick, never starts the service. Raises BusError.
+    """
+    options: Options = {"prefix": ("s", prefix)}
     call = Call(
         dbus.ROOT,
         dbus.MANAGER,
-        member,
-        "a{sv}",
-        (options,),
+        "ListNames",
+        "sa{sv}",
+        (kind, options),
         timeout_s=_COMPLETION_TIMEOUT_S,
         start_service=False,
     )
-    return [str(record["name"]) for record in Bus().call(call).values[0]]
+    return list(Bus().call(call).values[0])

@@ -18,6 +18,7 @@ from tests.bench.stats import Series
 from tests.guest.machine import ALICE, Machine
 
 HERE = Path(__file__).parent
+VMS = 1000  # as many as a machine may have when completion is measured
 
 
 class TracedLayout(Layout):
@@ -35,7 +36,7 @@ class BenchMachine(Machine):
     """A machine of the guest tests, traced, and with a way out for NAT."""
 
     def __init__(self, name: str, folder: Path, library: Path) -> None:
-        super().__init__(name, folder, library)
+        super().__init__(name, folder, library, f"max_vms_per_user = {VMS + 10}\n")
         self.layout = TracedLayout(**{f.name: getattr(self.layout, f.name) for f in fields(Layout)})
         self.host = PrivateHost(self.layout)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import imports, phases, shim, stock
+from tests.bench import completion, imports, phases, shim, stock
 from tests.bench.floor import Floor, Run, disk_series
 from tests.bench.guest import stretches
 from tests.bench.host import HERE, Host
@@ -208,6 +208,11 @@ def stock_(bench: Bench) -> Iterator[str]:
     bench.goals.append(ratio("vm run --rm -- true / stock way", sheet[RUN], sheet[STOCK], 0.15))
 
 
+def completion_(bench: Bench) -> Iterator[str]:
+    """A press of TAB."""
+    yield from completion.measure(bench.host, bench.n * 2, bench.series, bench.goals)
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     run: Callable[[Bench], Iterator[str]]
@@ -220,4 +225,5 @@ PARTS = {
     "exec": Part(exec_),
     "run": Part(run),
     "stock": Part(stock_),
+    "completion": Part(completion_),  # the last: it leaves VMs behind
 }

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 import pytest
+from dbus_next.signature import Variant
 
 from tests.bus.caller import ERRORS, ROOT, CallFailed, Client, plain
 from tests.bus.conftest import Service
@@ -43,6 +44,21 @@ async def test_others_are_refused_and_told_why(service: Service, user: User) -> 
     with pytest.raises(CallFailed) as failed:
         await bob.call(vm, "VM.Delete", "a{sv}", {}, interactive=True)
     assert failed.value.name == ERRORS + "AccessDenied"
+
+
+async def test_names_are_the_callers_own(service: Service, user: User) -> None:
+    alice, bob = await user(ALICE), await user(BOB)
+    for name in ("web", "db", "worker"):
+        await alice.create(name)
+    await bob.create("theirs")
+    assert await alice.manager("ListNames", "sa{sv}", "vm", {}) == [["db", "web", "worker"]]
+    w = {"prefix": Variant("s", "w")}
+    assert await alice.manager("ListNames", "sa{sv}", "vm", w) == [["web", "worker"]]
+    for kind in ("image", "kernel"):
+        assert await alice.manager("ListNames", "sa{sv}", kind, {}) == [["debian-bookworm"]]
+    with pytest.raises(CallFailed) as failed:
+        await alice.manager("ListNames", "sa{sv}", "user", {})
+    assert failed.value.name == ERRORS + "InvalidSpec"
 
 
 async def test_ping(service: Service, user: User) -> None:

@@ -23,6 +23,7 @@ METHODS = [
 KNOWN = {
     "CreateVM": CREATE_OPTIONS,
     "ResolveSpec": SPEC_OPTIONS,
+    "ListNames": {"prefix": "s"},
     "ListVMs": {"owner": "u", "after": "s", "limit": "u"},
 }
 VALUES: dict[str, Variant] = {
@@ -63,6 +64,7 @@ class Objects:
             "CreateVM": ("sa{sv}", ["new"]),
             "PullImage": ("sa{sv}", ["debian-trixie"]),
             "SetLabels": ("a{ss}a{sv}", [{"a": "b"}]),
+            "ListNames": ("sa{sv}", ["vm"]),
         }.get(member, ("a{sv}", []))
         return await client.call(self.paths[kind], f"{kind}.{member}", signature, *before, options)
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from banger import units
 from banger.errors import BusError, UsageError
 from banger.progress import Progress
-from banger.service import Wanted, image_names, vm_names
+from banger.service import Wanted, names
 
 
 @Parameter(name="*")
@@ -30,20 +30,22 @@ class Output:
 PEOPLE = Output()
 
 
-def _completer(names: Callable[[], list[str]]) -> Callable[[Any], list[str]]:
+def _completer(kind: str) -> Callable[[Any], list[str]]:
     """Names for the shell; none, in silence, when the service does not answer."""
 
-    def complete(_context: Any) -> list[str]:
+    def complete(context: Any) -> list[str]:
         try:
-            return names()
+            return names(kind, context.incomplete)
         except BusError:
             return []
 
     return complete
 
 
-complete_image = _completer(image_names)
-VMName = Annotated[str, Parameter(completer=_completer(vm_names))]
+complete_vm = _completer("vm")
+complete_image = _completer("image")
+complete_kernel = _completer("kernel")
+VMName = Annotated[str, Parameter(completer=complete_vm)]
 ImageName = Annotated[str, Parameter(completer=complete_image)]
 
 
@@ -59,7 +61,9 @@ class Spec:
         str,
         Parameter(allow_leading_hyphen=True, completer=complete_image, help="The image it is made from."),
     ] = ""
-    kernel: Annotated[str, Parameter(allow_leading_hyphen=True, help="The kernel it boots.")] = ""
+    kernel: Annotated[
+        str, Parameter(allow_leading_hyphen=True, completer=complete_kernel, help="The kernel it boots.")
+    ] = ""
     vcpu: Annotated[int | None, Parameter(allow_leading_hyphen=True, help="Virtual CPUs.")] = None
     memory: Annotated[str, Parameter(allow_leading_hyphen=True, help="Memory: 512M, 2G.")] = ""
     disk: Annotated[str, Parameter(allow_leading_hyphen=True, help="Size of its disk: 8G.")] = ""

@@ -34,6 +34,7 @@ CREATE_OPTIONS = SPEC_OPTIONS | {
     "lifeline": "h",
 }
 NAME_LIMIT = 255  # characters in the name of an image or a kernel
+NAME_LISTS = ("vm", "image", "kernel")
 PAGE = 256  # VMs in one answer of ListVMs, at most
 
 
@@ -139,6 +140,20 @@ class Manager(Interface):
         all_of_it = any(vm.owner_uid != call.uid for vm in page) and await self._sees_others(call)
         rows = [self._row(vm, whole=all_of_it or vm.owner_uid == call.uid) for vm in page]
         return options.write_all(rows), page[-1].name if more else ""
+
+    @exported(inspect, "kind:s options:a{sv}", "names:as")
+    async def ListNames(self, call: Call, _target: None, kind: str, given: dict[str, Any]) -> list[str]:
+        prefix = options.read(given, {"prefix": "s"}, "ListNames").get("prefix", "")
+        match kind:
+            case "vm":
+                names = [vm.name for vm in self.core.vms.all() if vm.owner_uid == call.uid]
+            case "image":
+                names = [one.name for one in self.core.images.images()]
+            case "kernel":
+                names = [one.name for one in self.core.images.kernels()]
+            case _:
+                raise InvalidSpec(f"ListNames knows no {kind[:64]!a}; there are {', '.join(NAME_LISTS)}")
+        return sorted({name for name in names if name.startswith(prefix)})
 
     def _row(self, vm: VM, *, whole: bool) -> dict[str, Any]:
         row: dict[str, Any] = {

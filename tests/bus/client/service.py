@@ -188,6 +188,8 @@ class Service:
                 if self.find(body[0]) is None:
                     raise Failed("NoSuchVM", f"no VM named '{body[0]}'; `banger vm list` shows yours")
                 return "o", [f"{ROOT}/vm/{body[0]}"]
+            case "ListNames":
+                return "as", [self.names(*body)]
             case "ListVMs":
                 return "aa{sv}s", self.page(body[0])
             case "CreateVM":
@@ -218,6 +220,11 @@ class Service:
 
     def find(self, name: str) -> dict[str, Any] | None:
         return next((vm for vm in self.scenario.get("vms", ()) if vm["name"] == name), None)
+
+    def names(self, kind: str, options: dict[str, Any]) -> list[str]:
+        vms = [vm["name"] for vm in self.scenario.get("vms", ()) if vm["owner"] == os.getuid()]
+        found = {"vm": vms, "image": self.scenario.get("images", ()), "kernel": ["debian"]}.get(kind, [])
+        return [name for name in found if name.startswith(options.get("prefix", ""))]
 
     def page(self, options: dict[str, Any]) -> list[Any]:
         owner = options.get("owner")
