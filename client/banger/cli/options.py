@@ -10,6 +10,7 @@ from banger import units
 from banger.errors import BusError, UsageError
 from banger.progress import Progress
 from banger.service import Wanted, names
+from banger.workspace.options import Options
 
 
 @Parameter(name="*")
@@ -81,3 +82,45 @@ class Spec:
 
 
 DEFAULTS = Spec()
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Which files of a folder go into a guest."""
+
+    include_untracked: Annotated[
+        bool, Parameter(negative=(), help="Also files that git neither tracks nor ignores.")
+    ] = False
+    all_files: Annotated[
+        bool, Parameter(negative=(), help="Everything; the folder need be no git repository.")
+    ] = False
+    branch: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="The branch that git is on in the guest, a new one.")
+    ] = ""
+    from_: Annotated[
+        str,
+        Parameter(
+            name="--from", allow_leading_hyphen=True, help="Take the files of this commit, not yours."
+        ),
+    ] = ""
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be taken, and its size.")] = (
+        False
+    )
+
+    def given(self) -> tuple[str, ...]:
+        """The flags that are set, as written: those make sense with a folder only."""
+        flags = {
+            "--include-untracked": self.include_untracked,
+            "--all-files": self.all_files,
+            "--branch": self.branch,
+            "--from": self.from_,
+            "--dry-run": self.dry_run,
+        }
+        return tuple(flag for flag, value in flags.items() if value)
+
+    def options(self) -> Options:
+        return Options(self.include_untracked, self.all_files, self.branch, self.from_)
+
+
+AS_TRACKED = Files()

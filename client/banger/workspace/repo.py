@@ -1,0 +1,314 @@
+"""Which repository a folder is in, and the files of it that go into a guest. Only reads."""
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from banger.errors import Failure, UsageError
+from banger.workspace.folder import DIRECTORY, FILE, LINK, Entry, Folder
+from banger.workspace.git import Git, failed, split
+
+_GITLINK = b"160000"
+_SYMLINK = b"120000"
+_MODES = {b"100755": 0o755}
+
+
+@dataclass(frozen=True, slots=True)
+class Repo:
+    """A repository with a working tree. `head` is the commit ("" before the first), `branch` without refs/heads/."""
+
+    top: Path
+    prefix: str  # of the folder that was asked for, below `top`; "" or "sub/folder"
+    git_dir: Path
+    common_dir: Path
+    object_format: str
+    head: str
+    branch: str
+
+    @property
+    def git(self) -> Git:
+        return Git(self.top, self.git_dir, self.top)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The files of one repository, the outer one or a submodule at `prefix` (ends with "/"), paths relative to it."""
+
+    repo: Repo
+    prefix: bytes
+    entries: tuple[Entry, ...]
+    ignored: frozenset[bytes] = frozenset()  # of the entries, what git ignores
+    commit: str = ""  # the files are this commit's, not the working tree's
+    modules: tuple[bytes, ...] = ()  # submodules that come along, relative
+
+
+@dataclass(slots=True)
+class Findings:
+    """What is told beside the list."""
+
+    warnings: list[str]
+    unreadable: list[str]
+
+    def finish(self) -> None:
+        """Raises Failure if something cannot be read."""
+        if not self.unreadable:
+            return
+        some = ", ".join(ascii(name)[1:-1] for name in self.unreadable[:5])
+        more = f" and {len(self.unreadable) - 5} more" if len(self.unreadable) > 5 else ""
+        raise Failure(
+            "Unreadable",
+            "cannot read what the workspace consists of",
+            why=f"permission denied for {some}{more}",
+            hint="`chmod u+r` them, or remove them from git's index",
+        )
+
+
+def find(path: Path) -> Repo:
+    """The repository that the folder `path` is in. Raises Failure, also for a bare one and for none."""
+    path = Path(os.path.realpath(path))
+    git = Git(path)
+    words = ("--is-bare-repository", "--is-inside-git-dir", "--show-object-format", "--show-cdup")
+    status, out, err = git.ask("rev-parse", *words, "--absolute-git-dir")
+    if status:
+        if "not a git repository" in err:
+            raise _no_repository(path)
+        raise failed(err, status, f"cannot look at the repository {path}", path)
+    bare, inside, object_format, up, git_dir = out.removesuffix(b"\n").split(b"\n", 4)
+    if bare == b"true":
+        raise Failure(
+            "BareRepository",
+            f"{path} is a bare repository, which has no files to take",
+            hint="clone it, or `git worktree add` in it, and give that folder",
+        )
+    if inside == b"true":
+        raise UsageError(f"{path} is git's own folder", hint="give the folder beside it")
+    top = Path(os.path.realpath(path / os.fsdecode(up)))
+    folder = Path(os.fsdecode(git_dir))
+    prefix = os.path.relpath(path, top)
+    found = Repo(
+        top, "" if prefix == "." else prefix, folder, _common(folder), object_format.decode("ascii"), "", ""
+    )
+    return _with_head(found)
+
+
+def _with_head(repo: Repo) -> Repo:
+    git = repo.git
+    status, out, _ = git.ask("symbolic-ref", "-q", "HEAD")
+    ref = os.fsdecode(out.removesuffix(b"\n")) if not status else ""
+    status, out, err = git.ask("rev-parse", "-q", "--verify", "HEAD^{commit}")
+    if status and (err or not ref):
+        raise failed(err, status, f"cannot read the present commit of {repo.top}", repo.top)
+    head = out.decode("ascii").strip() if not status else ""
+    return replace(repo, head=head, branch=ref.removeprefix("refs/heads/"))
+
+
+def _common(git_dir: Path) -> Path:
+    """Where objects and branches are: the main repository's folder for a worktree, else `git_dir` itself."""
+    try:
+        text = (git_dir / "commondir").read_bytes().removesuffix(b"\n")
+    except FileNotFoundError:
+        return git_dir
+    return Path(os.path.realpath(git_dir / os.fsdecode(text)))
+
+
+def _no_repository(path: Path) -> Failure:
+    return Failure(
+        "NoRepository",
+        f"{path} is not in a git repository",
+        why="a workspace is what git tracks",
+        hint="`git init` and `git add` there; or take the folder as it is with --all-files",
+    )
+
+
+def commit_of(repo: Repo, ref: str) -> tuple[str, str]:
+    """The commit that `ref` names, and the branch if it names one. Raises UsageError."""
+    status, out, _ = repo.git.ask("rev-parse", "-q", "--verify", "--end-of-options", f"{ref}^{{commit}}")
+    if status:
+        raise UsageError(
+            f"--from {ref[:80]!a}: there is no such commit in {repo.top}",
+            hint="`git log --all` shows what there is",
+        )
+    commit = out.decode("ascii").strip()
+    status, out, _ = repo.git.ask(
+        "rev-parse", "-q", "--verify", "--symbolic-full-name", "--end-of-options", ref
+    )
+    name = os.fsdecode(out.removesuffix(b"\n"))
+    return commit, name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else ""
+
+
+def check_branch(repo: Repo, branch: str) -> None:
+    """Raises UsageError for what is no possible name of a branch."""
+    if repo.git.ask("check-ref-format", f"refs/heads/{branch}")[0]:
+        raise UsageError(
+            f"--branch {branch[:80]!a}: git takes no such name",
+            hint="`git help check-ref-format` has the rules",
+        )
+
+
+def working_tree(
+    repo: Repo, prefix: bytes, found: Findings, *, untracked: bool, ignored: bool
+) -> tuple[Part, ...]:
+    """The files of `repo` as they are now, and those of its submodules behind it."""
+    words = ["ls-files", "-z", "--stage", "-t", *(["--others", "--exclude-standard"] if untracked else [])]
+    listed = split(repo.git.run(*words, doing=f"cannot list the files of {repo.top}"))
+    extra: list[bytes] = []
+    if ignored:
+        words = ["ls-files", "-z", "--others", "--ignored", "--exclude-standard"]
+        extra = list(split(repo.git.run(*words)))
+    walker = _Walk(repo, prefix, found)
+    with Folder(repo.top) as folder:
+        for record in listed:
+            walker.take(folder, record)
+        for path in extra:
+            walker.take(folder, b"? " + path)
+    inner = (
+        part
+        for path in walker.modules
+        for part in working_tree(
+            find(repo.top / os.fsdecode(path)),
+            prefix + path + b"/",
+            found,
+            untracked=untracked,
+            ignored=ignored,
+        )
+    )
+    part = Part(repo, prefix, tuple(walker.entries), ignored=frozenset(extra), modules=tuple(walker.modules))
+    return (part, *inner)
+
+
+class _Walk:
+    """Turns git's list into what is there."""
+
+    def __init__(self, repo: Repo, prefix: bytes, found: Findings) -> None:
+        self._found = found
+        self._prefix = prefix
+        self._last = b""
+        self.entries: list[Entry] = []
+        self.modules: list[bytes] = []
+        self._trust_mode = repo.git.ask("config", "--type=bool", "core.fileMode")[1] != b"false\n"
+
+    def take(self, folder: Folder, record: bytes) -> None:
+        if record.startswith(b"? "):
+            path, mode = record[2:], b""
+        else:
+            head, _, path = record.partition(b"\t")
+            tag, mode, _, _ = head.split(b" ")
+            if (
+                tag == b"S" or path == self._last
+            ):  # outside of a sparse checkout; a further side of a conflict
+                return
+            self._last = path
+        if path.endswith(b"/"):
+            self._found.warnings.append(f"left out: {self._shown(path)} is a repository of its own")
+            return
+        try:
+            info = folder.stat(path)
+            if mode == _GITLINK:
+                self._module(folder, path, info)
+            else:
+                self._file(folder, path, mode, info)
+        except PermissionError:
+            self._found.unreadable.append(self._shown(path))
+        except OSError:
+            pass  # deleted, or in a folder that is none any more: so git sees it, too
+
+    def _module(self, folder: Folder, path: bytes, info: os.stat_result) -> None:
+        if not stat.S_ISDIR(info.st_mode):
+            return
+        try:
+            folder.stat(path + b"/.git")
+        except OSError:
+            self.entries.append(Entry(path, DIRECTORY, 0o755, 0))
+            self._found.warnings.append(
+                f"submodule {self._shown(path)} is not checked out here: an empty folder"
+            )
+        else:
+            self.modules.append(path)
+
+    def _file(self, folder: Folder, path: bytes, mode: bytes, info: os.stat_result) -> None:
+        if stat.S_ISREG(info.st_mode):
+            if not folder.readable(path):
+                self._found.unreadable.append(self._shown(path))
+            executable = info.st_mode & 0o100 if self._trust_mode or not mode else mode == b"100755"
+            self.entries.append(Entry(path, FILE, 0o755 if executable else 0o644, info.st_size))
+        elif stat.S_ISLNK(info.st_mode):
+            self.entries.append(Entry(path, LINK, 0o777, info.st_size))
+        elif not stat.S_ISDIR(info.st_mode):  # a folder in a file's place: the file counts as deleted
+            self._found.warnings.append(f"left out: {self._shown(path)} is no file but a {_kind(info)}")
+
+    def _shown(self, path: bytes) -> str:
+        return os.fsdecode(self._prefix + path)
+
+
+def _kind(info: os.stat_result) -> str:
+    if stat.S_ISSOCK(info.st_mode):
+        return "socket"
+    return "FIFO" if stat.S_ISFIFO(info.st_mode) else "device"
+
+
+def committed(repo: Repo, prefix: bytes, commit: str, found: Findings) -> tuple[Part, ...]:
+    """The files of `commit`, and those of its submodules' commits as far as they are here."""
+    listed = split(repo.git.run("ls-tree", "-r", "-z", "--long", "--full-tree", commit))
+    entries: list[Entry] = []
+    modules: dict[bytes, str] = {}
+    for record in listed:
+        head, _, path = record.partition(b"\t")
+        mode, _, oid, size = head.split(None, 3)
+        if mode == _GITLINK:
+            modules[path] = oid.decode("ascii")
+        elif mode == _SYMLINK:
+            entries.append(Entry(path, LINK, 0o777, int(size)))
+        else:
+            entries.append(Entry(path, FILE, _MODES.get(mode, 0o644), int(size)))
+    inner: list[Part] = []
+    taken: list[bytes] = []
+    for path, inner_commit in modules.items():
+        parts = _committed_module(repo, prefix, path, inner_commit, found)
+        inner += parts
+        if parts:
+            taken.append(path)
+        else:
+            entries.append(Entry(path, DIRECTORY, 0o755, 0))
+            shown = os.fsdecode(prefix + path)
+            found.warnings.append(
+                f"submodule {shown}: its commit {inner_commit[:12]} is not here: an empty folder"
+            )
+    return (Part(repo, prefix, tuple(entries), commit=commit, modules=tuple(taken)), *inner)
+
+
+def _committed_module(repo: Repo, prefix: bytes, path: bytes, oid: str, found: Findings) -> tuple[Part, ...]:
+    place = repo.top / os.fsdecode(path)
+    if not os.path.lexists(place / ".git"):
+        return ()
+    inner = find(place)
+    if inner.git.ask("cat-file", "-e", f"{oid}^{{commit}}")[0]:
+        return ()
+    return committed(replace(inner, head=oid, branch=""), prefix + path + b"/", oid, found)
+
+
+def plain(path: Path, found: Findings) -> tuple[Entry, ...]:
+    """Everything in the folder `path`, which is no repository: files, links as they are, folders."""
+    entries: list[Entry] = []
+    with Folder(path) as folder:
+        try:
+            for name, info in folder.walk():
+                if stat.S_ISDIR(info.st_mode):
+                    entries.append(Entry(name, DIRECTORY, info.st_mode & 0o777, 0))
+                elif stat.S_ISLNK(info.st_mode):
+                    entries.append(Entry(name, LINK, 0o777, info.st_size))
+                elif stat.S_ISREG(info.st_mode):
+                    entries.append(Entry(name, FILE, 0o755 if info.st_mode & 0o100 else 0o644, info.st_size))
+                    if not folder.readable(name):
+                        found.unreadable.append(os.fsdecode(name))
+                else:
+                    found.warnings.append(f"left out: {os.fsdecode(name)} is no file but a {_kind(info)}")
+        except PermissionError as exc:
+            raise Failure(
+                "Unreadable", f"cannot read all of {path}", why=str(exc), hint="`chmod u+rx` the folder"
+            ) from None
+        except OSError as exc:
+            raise Failure(
+                "Changed", f"cannot list {path}", why=f"it changed meanwhile: {exc}", hint="try again"
+            ) from None
+    return tuple(entries)
