@@ -142,7 +142,8 @@ class Bus:
 
     def _wrap(self, argument: Any) -> Any:
         if isinstance(argument, Mapping):
-            return {key: self._glib.Variant(kind, value) for key, (kind, value) in argument.items()}
+            variant = self._glib.Variant
+            return {key: variant(*of) if isinstance(of, tuple) else of for key, of in argument.items()}
         return argument
 
     def _prompt_helps(self, error: BusError) -> bool:

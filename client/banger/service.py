@@ -50,6 +50,7 @@ class Wanted:
     ssh_keys: tuple[str, ...] = ()  # lines of .pub files
     labels: Mapping[str, str] = field(default_factory=dict)
     caches: Mapping[str, str] = field(default_factory=dict)  # path in the guest -> name
+    by_config: frozenset[str] = frozenset()  # which of these the user's config said, not a flag
 
     def creation(self) -> dict[str, tuple[str, Any]]:
         """CreateVM's options."""
@@ -133,6 +134,10 @@ class Service:
         call = Call(path or self.find_vm(name), _VM, VM_VERBS[verb], "a{sv}", ({},))
         self._follow(call, progress, f"cannot {verb} VM '{name}'")
 
+    def set_labels(self, path: str, labels: Mapping[str, str]) -> None:
+        """Set these labels of the VM at `path`; an empty value removes one."""
+        self._call(path, _VM, "SetLabels", "a{ss}a{sv}", dict(labels), {})
+
     def open_session(self, path: str) -> int:
         """A descriptor for one session with the guest of the VM at `path`."""
         reply = self._call(path, _VM, "Exec", "a{sv}", {})
@@ -187,7 +192,12 @@ class Service:
         return self._call(dbus.ROOT, dbus.MANAGER, member, signature, *arguments)
 
     def _call(
-        self, path: str, interface: str, member: str, signature: str, *arguments: str | Options
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        *arguments: str | Options | Mapping[str, str],
     ) -> Reply:
         return self._guarded(lambda: self._bus.call(Call(path, interface, member, signature, arguments)))
 

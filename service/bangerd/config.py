@@ -1,48 +1,162 @@
-"""The admin's /etc/banger/banger.toml as a frozen Config. A key that is unknown or of the wrong type ends the start."""
+"""The admin's /etc/banger/banger.toml as a frozen Config. Whatever is not right in it ends the start."""
 
-import difflib
-import tomllib
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
-from bangerd.model.errors import BangerError
+import msgspec
+from msgspec import Meta
+
+from bangerd import tomlfile
+from bangerd.model.errors import BangerError, InvalidSpec
+from bangerd.model.network import parse_subnet
 from bangerd.model.sizing import Wish
-from bangerd.model.vm import GIB, MIB
+from bangerd.model.vm import MIB
 
-_UNITS = {"": 1, "K": 1024, "M": MIB, "G": GIB, "T": 1024 * GIB}
+_UNITS = {"M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
 
 
 class ConfigError(BangerError):
     code = "InvalidConfig"
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
-    """Every key is optional. Times in seconds."""
+def _text(must: str, description: str, pattern: str = r"^\S{1,255}$") -> Meta:
+    return Meta(pattern=pattern, description=description, extra={"must": must})
 
-    subnet: str = "172.16.0.0/24"
-    default_image_name: str = "debian-bookworm"
-    default_kernel_name: str = "debian-bookworm"
-    vmm: str = "auto"  # "auto", "firecracker", "qemu"
-    firecracker_bin: str = ""
-    qemu_bin: str = ""
-    mirror: str = ""  # "": that of the host's apt
-    mise: bool = True  # in the default images
-    npm_mirror: str = ""  # what mise comes from; "": registry.npmjs.org
-    uid_first: int = 71000
-    uid_count: int = 1000
-    max_vms_per_user: int = 64
-    boot_timeout_s: int = 120
-    stop_timeout_s: int = 20
-    allow_shared_host: bool = False  # VMs of several owners although the supervisor cannot isolate them
-    vm_defaults: Wish = field(default_factory=Wish)
+
+def _count(must: str, description: str, most: int = 2**31 - 1, least: int = 1) -> Meta:
+    return Meta(ge=least, le=most, description=description, extra={"must": must})
+
+
+class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table whose keys are all known."""
+
+
+class VMDefaults(Table, frozen=True):
+    """Sizes of new VMs where neither flag nor user's config says them; what is left out follows from the host."""
+
+    vcpu: Annotated[int, _count("a whole number, 1 or more", "Virtual CPUs of a new VM.", 1024)] | None = (
+        None
+    )
+    memory_mib: (
+        Annotated[int, _count("a whole number of MiB, such as 4096", "Memory of a new VM in MiB.", 2**40)]
+        | None
+    ) = None
+    disk_size: (
+        Annotated[
+            str,
+            _text(
+                'a size with a unit, as a string: "16G"',
+                "Size of a new VM's disk.",
+                r"^[1-9][0-9]{0,8}[MGT]$",
+            ),
+        ]
+        | None
+    ) = None
+
+    def wish(self) -> Wish:
+        """The same in bytes."""
+        memory = None if self.memory_mib is None else self.memory_mib * MIB
+        disk = None if self.disk_size is None else int(self.disk_size[:-1]) * _UNITS[self.disk_size[-1]]
+        return Wish(self.vcpu, memory, disk)
+
+
+_PROGRAM = r"^(/.*)?$"
+_PROGRAM_MUST = 'an absolute path, or "" for the one in PATH'
+
+
+class Config(Table, frozen=True):
+    """Every key is optional."""
+
+    subnet: Annotated[
+        str,
+        _text(
+            'a network, such as "172.16.0.0/24"', "IPv4 network of the VMs; the first address is the host's."
+        ),
+    ] = "172.16.0.0/24"
+    default_image_name: Annotated[
+        str,
+        _text("the name of an image", "Image of a new VM where neither flag nor user's config says one."),
+    ] = "debian-bookworm"
+    default_kernel_name: Annotated[
+        str,
+        _text("the name of a kernel", "Kernel of a new VM where neither flag nor user's config says one."),
+    ] = "debian-bookworm"
+    vmm: Annotated[
+        str,
+        _text(
+            '"auto", "firecracker" or "qemu"',
+            "What runs VMs; auto takes what works.",
+            "^(auto|firecracker|qemu)$",
+        ),
+    ] = "auto"
+    firecracker_bin: Annotated[
+        str, _text(_PROGRAM_MUST, "Firecracker's program; empty means the one in PATH.", _PROGRAM)
+    ] = ""
+    qemu_bin: Annotated[
+        str, _text(_PROGRAM_MUST, "QEMU's program; empty means the one in PATH.", _PROGRAM)
+    ] = ""
+    mirror: Annotated[
+        str,
+        _text(
+            "the URL of a Debian archive",
+            "Debian archive that images are made from; empty means that of the host's apt.",
+            r"^((https?|file|copy)://\S+)?$",
+        ),
+    ] = ""
+    mise: Annotated[
+        bool,
+        Meta(description="Whether default images get mise, which installs tools that repositories name."),
+    ] = True
+    npm_mirror: Annotated[
+        str,
+        _text(
+            "the URL of a package registry",
+            "Where mise comes from; empty means registry.npmjs.org.",
+            r"^(https?://\S+)?$",
+        ),
+    ] = ""
+    uid_first: Annotated[
+        int,
+        _count(
+            "1000 or more: those below are the system's",
+            "First of the user ids that VMs run under.",
+            least=1000,
+        ),
+    ] = 71000
+    uid_count: Annotated[
+        int, _count("a whole number, 1 or more", "How many user ids there are; as many VMs can exist.")
+    ] = 1000
+    max_vms_per_user: Annotated[
+        int, _count("a whole number, 1 or more", "How many VMs each user may have.")
+    ] = 64
+    boot_timeout_s: Annotated[
+        int, _count("a whole number of seconds", "How long a guest may take until it answers.")
+    ] = 120
+    stop_timeout_s: Annotated[
+        int,
+        _count("a whole number of seconds", "How long a guest may take to power off, before it is ended."),
+    ] = 20
+    allow_shared_host: Annotated[
+        bool,
+        Meta(
+            description="Whether VMs of several owners may run where systemd does not, and nothing isolates them."
+        ),
+    ] = False
+    vm_defaults: Annotated[VMDefaults, Meta(description="Sizes of new VMs.")] = VMDefaults()
+
+
+_USERS = "it is a user's, in ~/.config/banger/config.toml: the service opens no file of a user"
+# Keys of the users' file.
+REFUSED = dict.fromkeys(("ssh_key_path", "file_sync", "forward", "tooling"), _USERS) | {
+    "nat": "each user decides it: in ~/.config/banger/config.toml, or with --no-nat",
+}
 
 
 def load(path: Path, *, required: bool) -> Config:
-    """Read the file. Raises ConfigError naming file, key and what is possible."""
+    """Read the file. Raises ConfigError with each fault's line, column and a suggestion."""
     try:
-        text = path.read_text()
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         if not required:
             return Config()
@@ -50,68 +164,37 @@ def load(path: Path, *, required: bool) -> Config:
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path}: cannot be read: {exc}") from exc
     try:
-        return parse(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ConfigError) as exc:
-        raise ConfigError(f"{path}: {exc}") from exc
+        return parse(text)
+    except tomlfile.Faults as exc:
+        lines = [line for fault in exc.faults for line in fault.lines(str(path))]
+        raise ConfigError("\n".join(lines)) from None
 
 
-def parse(data: dict[str, Any]) -> Config:
-    """Raises ConfigError for an unknown key, a wrong type or a value out of range."""
-    data = dict(data)
-    wish = _wish(data.pop("vm_defaults", {}))
-    types = {f.name: type(f.default) for f in fields(Config) if f.name != "vm_defaults"}
-    _known(data, [*types, "vm_defaults"], "")
-    for key, value in data.items():
-        if type(value) is not types[key]:
-            raise ConfigError(f"{key} must be of type {types[key].__name__}, not {type(value).__name__}")
-    config = Config(**data, vm_defaults=wish)
-    _check(config)
+def parse(text: str) -> Config:
+    """Raises Faults."""
+    config = tomlfile.check(text, Config, REFUSED)
+    faults = [
+        tomlfile.at(text, (key,), problem) for key, check in _CHECKS.items() if (problem := check(config))
+    ]
+    if faults:
+        raise tomlfile.Faults(faults)
     return config
 
 
-def _check(config: Config) -> None:
-    if config.vmm not in ("auto", "firecracker", "qemu"):
-        raise ConfigError(f"vmm = {config.vmm!r} is not possible; use auto, firecracker or qemu")
-    for key in ("uid_first", "uid_count", "max_vms_per_user", "boot_timeout_s", "stop_timeout_s"):
-        if getattr(config, key) < 1:
-            raise ConfigError(f"{key} must be 1 or more")
-    if not 1000 <= config.uid_first <= 2**31 - config.uid_count:
-        raise ConfigError(
-            "uid_first must leave the system's uids (below 1000) alone and end below 2147483648"
-        )
-    for key in ("firecracker_bin", "qemu_bin"):
-        value = getattr(config, key)
-        if value and not value.startswith("/"):
-            raise ConfigError(f"{key} must be an absolute path")
+def _subnet(config: Config) -> str:
+    try:
+        parse_subnet(config.subnet)
+    except InvalidSpec as exc:
+        return str(exc)
+    return ""
 
 
-def _wish(table: object) -> Wish:
-    if not isinstance(table, dict):
-        raise ConfigError("vm_defaults must be a table")
-    _known(table, ["vcpu", "memory_mib", "disk_size"], "vm_defaults.")
-    for key in ("vcpu", "memory_mib"):
-        if key in table and type(table[key]) is not int:
-            raise ConfigError(f"vm_defaults.{key} must be an integer")
-    memory = table.get("memory_mib")
-    disk = table.get("disk_size")
-    return Wish(
-        vcpu=table.get("vcpu"),
-        memory=None if memory is None else memory * MIB,
-        disk=None if disk is None else _size(disk),
+def _uids(config: Config) -> str:
+    return (
+        "uid_first and uid_count must end below 2147483648"
+        if config.uid_first + config.uid_count > 2**31
+        else ""
     )
 
 
-def _size(text: object) -> int:
-    if isinstance(text, str):
-        number, unit = text.rstrip("KMGT"), text[len(text.rstrip("KMGT")) :]
-        if number.isdecimal() and unit in _UNITS:
-            return int(number) * _UNITS[unit]
-    raise ConfigError(f'vm_defaults.disk_size = {text!r} is no size; write it like "16G"')
-
-
-def _known(table: dict[str, Any], known: list[str], prefix: str) -> None:
-    for key in table:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {prefix}{near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            raise ConfigError(f"unknown key {prefix}{key}; {hint}")
+_CHECKS: dict[str, Callable[[Config], str]] = {"subnet": _subnet, "uid_first": _uids}

@@ -227,7 +227,7 @@ def test_keys_of_the_host_are_refused_with_the_reason() -> None:
 
 def test_every_key_of_the_admin_is_a_users_too_or_explained() -> None:
     users = {field.encode_name for field in msgspec.structs.fields(schema.Config)}
-    admins = {field.name for field in fields(AdminConfig)}
+    admins = {field.encode_name for field in msgspec.structs.fields(AdminConfig)}
     assert not admins - users - set(schema.REFUSED)
 
 

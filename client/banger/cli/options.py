@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from banger import units
+from banger.cli.defaults import fill
 from banger.errors import BusError, UsageError
 from banger.progress import Progress
 from banger.service import Wanted, names
@@ -71,14 +72,17 @@ class Spec:
     nat: Annotated[bool | None, Parameter(help="Let it reach the network through this machine.")] = None
 
     def wanted(self) -> Wanted:
-        """The same with sizes in bytes, as the service takes it. Raises UsageError."""
+        """The same with sizes in bytes, as the service takes it, and with the user's config for what is left open.
+
+        Raises UsageError, and Failure for a config that is wrong.
+        """
         if self.name:
             units.check_name(self.name)
         if self.vcpu is not None and not 1 <= self.vcpu < 2**32:
             raise UsageError(f"{self.vcpu} vCPUs are not possible", hint="ask for 1 or more")
         memory = units.parse_size(self.memory, "memory size") if self.memory else None
         disk = units.parse_size(self.disk, "disk size") if self.disk else None
-        return Wanted(self.name, self.image, self.kernel, self.vcpu, memory, disk, self.nat)
+        return fill(Wanted(self.name, self.image, self.kernel, self.vcpu, memory, disk, self.nat))
 
 
 DEFAULTS = Spec()

@@ -1,15 +1,27 @@
 """Before a VM is made: say what it will get, and get what it is made of."""
 
 from banger import render, units
+from banger.cli.defaults import origin
 from banger.cli.options import Output
+from banger.errors import Failure
 from banger.service import Record, Service, Wanted
+
+_SIZES = {"vcpu", "memory", "disk"}
 
 
 def prepare(service: Service, wanted: Wanted, output: Output) -> None:
     """Say what the VM will get, and pull its image or the default kernel if they are missing."""
-    resolved = service.resolve_spec(wanted)
+    try:
+        resolved = service.resolve_spec(wanted)
+    except Failure as exc:
+        ours = ", ".join(sorted(wanted.by_config & _SIZES))
+        if exc.code == "InvalidSpec" and ours:
+            exc.hint = (
+                f"{ours} came from your config, not from a flag: `banger config show`, `banger config edit`"
+            )
+        raise
     if not (output.quiet or output.json):
-        render.note(spec_line(resolved))
+        render.note(spec_line(resolved, wanted))
     image = str(resolved["image"])
     if not resolved.get("image_present", True):
         service.pull_image(image, output.progress(image))
@@ -17,18 +29,22 @@ def prepare(service: Service, wanted: Wanted, output: Output) -> None:
         service.pull_image("", output.progress(str(resolved["kernel"])))
 
 
-def spec_line(resolved: Record) -> str:
-    """The sizes a VM gets, and where each came from."""
+def spec_line(resolved: Record, wanted: Wanted) -> str:
+    """What a VM gets, and who decided it, where that is more than how banger is built."""
 
     def sized(key: str, text: str) -> str:
-        return f"{text} ({resolved.get(f'{key}_origin', 'unknown')})"
+        return f"{text} ({origin(key, resolved, wanted)})"
+
+    def chosen(key: str, text: str) -> str:
+        by = origin(key, resolved, wanted)
+        return text if by in ("built-in", "unknown") else f"{text} ({by})"
 
     parts = (
         sized("vcpu", f"{resolved['vcpu']} vCPU"),
         sized("memory", f"{units.size(resolved['memory'])} memory"),
         sized("disk", f"{units.size(resolved['disk'])} disk"),
-        f"image {resolved['image']}",
-        f"kernel {resolved['kernel']}",
-        "NAT" if resolved.get("nat", True) else "no network out",
+        chosen("image", f"image {resolved['image']}"),
+        chosen("kernel", f"kernel {resolved['kernel']}"),
+        chosen("nat", "NAT" if resolved.get("nat", True) else "no network out"),
     )
     return "spec: " + ", ".join(parts)

@@ -183,6 +183,8 @@ REFUSED = {
     "qemu_bin": _NO_CHOICE,
     "vmm": _NO_CHOICE,
     "mirror": _NO_CHOICE,
+    "npm_mirror": _NO_CHOICE,
+    "mise": "whether images get mise is the admin's to say; `tooling = false` here leaves it unused",
     "subnet": _ADMIN,
     "uid_first": _ADMIN,
     "uid_count": _ADMIN,

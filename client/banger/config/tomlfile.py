@@ -226,13 +226,17 @@ def _type(kind: type, path: Path) -> info.Type:
 def _must(kind: type, path: Path, value: object) -> str:
     found = _type(kind, path)
     if isinstance(found, info.Metadata):
-        return str((found.extra or {})["must"])
+        if found.extra:
+            return str(found.extra["must"])
+        found = found.type
     shape = {
         info.VarTupleType: "an array of tables",
         info.StructType: "a table",
         info.BoolType: "true or false",
+        info.IntType: "a whole number",
+        info.StrType: "a string",
     }
-    return f"{shape[type(found)]}, not {_toml_kind(value)}"
+    return f"{shape.get(type(found), 'of another type')}, not {_toml_kind(value)}"
 
 
 def _toml_kind(value: object) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
+from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine
 from bangerd.core.requests import CreateRequest
 from bangerd.model.errors import BangerError, GuestFailed
-from bangerd.model.sizing import HostSize, Sizes, Wish, resolve
+from bangerd.model.sizing import HostSize, Origin, Sizes, Wish, resolve
 from bangerd.model.vm import VM, Unit
 
 Value = str | int | bool | list[str] | dict[str, str] | dict[str, int]
@@ -77,7 +78,7 @@ class Describer:
         host = self._ports.host
         size = HostSize(host.cpus(), host.memory(), self._ports.disks.total_bytes())
         asked = Wish(request.vcpu, request.memory, request.disk)
-        return resolve(asked, self._ports.config.vm_defaults, size)
+        return resolve(asked, self._ports.config.vm_defaults.wish(), size)
 
     def resolve(self, request: CreateRequest) -> dict[str, Value]:
         """The effective spec, for showing before anything is made; `<key>_origin` says where a value came from."""
@@ -85,9 +86,9 @@ class Describer:
         config = self._ports.config
         facts: dict[str, Value] = {
             "image": request.image or config.default_image_name,
-            "image_origin": "request" if request.image else "config",
+            "image_origin": _origin(request.image, config, "default_image_name"),
             "kernel": request.kernel or config.default_kernel_name,
-            "kernel_origin": "request" if request.kernel else "config",
+            "kernel_origin": _origin(request.kernel, config, "default_kernel_name"),
             "nat": request.nat,
             "vmm": self._ports.vmm.name,
             "accelerator": self._ports.vmm.accelerator,
@@ -99,6 +100,12 @@ class Describer:
         facts["image_present"] = _present(lambda: self._launcher.image(str(facts["image"])))
         facts["kernel_present"] = _present(lambda: self._launcher.kernel(str(facts["kernel"])))
         return facts
+
+
+def _origin(asked: str, config: Config, key: str) -> Origin:
+    if asked:
+        return "request"
+    return "built-in" if getattr(config, key) == getattr(Config(), key) else "config"
 
 
 def _present(find: Callable[[], object]) -> bool:

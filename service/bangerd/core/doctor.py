@@ -7,7 +7,8 @@ from bangerd.core.describe import Describer
 from bangerd.core.effects import Ports
 from bangerd.core.requests import CreateRequest
 from bangerd.model.errors import BangerError
-from bangerd.model.vm import GIB, MIB
+from bangerd.model.sizing import Sized, shown
+from bangerd.model.vm import GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +60,8 @@ class Doctor:
         return Check(
             "defaults",
             "ok",
-            f"{vcpu.value} vCPU ({vcpu.origin}), {memory.value // MIB} MiB memory ({memory.origin}),"
-            f" {disk.value // MIB} MiB disk ({disk.origin})",
+            f"{vcpu.value} vCPU ({_who(vcpu)}), {shown(memory.value)} memory ({_who(memory)}),"
+            f" {shown(disk.value)} disk ({_who(disk)})",
         )
 
     def _disk(self) -> Check:
@@ -84,3 +85,7 @@ class Doctor:
         if images:
             return Check("images", "ok", images)
         return Check("images", "warning", "no image yet", "`banger image pull` makes the default one")
+
+
+def _who(sized: Sized) -> str:
+    return "admin" if sized.origin == "config" else sized.origin

@@ -48,6 +48,7 @@ MEMORY_FLOOR = 128 * MIB
 DISK_FLOOR = 256 * MIB
 DISK_DEFAULT = 8 * GIB
 DISK_CEILING = 16 * 1024 * GIB
+BLOCK = 4096
 VCPU_CEILING = 32  # Firecracker's MAX_SUPPORTED_VCPUS
 
 
@@ -82,25 +83,45 @@ def _check(sizes: Sizes, host: HostSize) -> None:
     most = min(VCPU_CEILING, host.cpus)
     if not 1 <= vcpu <= most:
         raise InvalidSpec(
-            f"{vcpu} vCPUs are not possible here; ask for 1 to {most}, this host has {host.cpus} CPUs"
+            f"{vcpu} vCPUs{_by_admin(sizes.vcpu)} are not possible here; ask for 1 to {most},"
+            f" this host has {host.cpus} CPUs"
         )
     if not MEMORY_FLOOR <= memory <= host.memory:
         raise InvalidSpec(
-            f"{memory} bytes of memory are not possible here; ask for {MEMORY_FLOOR // MIB} MiB"
-            f" to {host.memory // MIB} MiB, all that this host has"
+            f"{shown(memory)} of memory{_by_admin(sizes.memory)} are not possible here; ask for {shown(MEMORY_FLOOR)}"
+            f" to {shown(_whole_mib(host.memory))}, all that this host has"
         )
     if memory % MIB:
         raise InvalidSpec(
             f"{memory} bytes of memory are no whole number of MiB; ask for {-(-memory // MIB)} MiB"
         )
     ceiling = min(DISK_CEILING, host.disk)
+    if ceiling < DISK_FLOOR:
+        raise InvalidSpec(
+            f"no disk is possible here: the smallest has {shown(DISK_FLOOR)}, and the file system that would hold it"
+            f" {shown(ceiling)}; give the service's state folder a larger one"
+        )
     if not DISK_FLOOR <= disk <= ceiling:
         raise InvalidSpec(
-            f"a disk of {disk} bytes is not possible here; ask for {DISK_FLOOR // MIB} MiB to {ceiling // MIB} MiB,"
-            " the size of the file system that holds it"
+            f"a disk of {shown(disk)}{_by_admin(sizes.disk)} is not possible here; ask for {shown(DISK_FLOOR)} to"
+            f" {shown(_whole_mib(ceiling))}, the size of the file system that holds it"
         )
     if disk % BLOCK:
-        raise InvalidSpec(f"a disk of {disk} bytes is no whole number of {BLOCK}-byte blocks")
+        raise InvalidSpec(
+            f"a disk of {disk} bytes is no whole number of {BLOCK}-byte blocks; ask for {shown(-(-disk // MIB) * MIB)}"
+        )
 
 
-BLOCK = 4096
+def _by_admin(sized: Sized) -> str:
+    return " (vm_defaults of /etc/banger/banger.toml)" if sized.origin == "config" else ""
+
+
+def shown(count: int) -> str:
+    """A size for people, exact in the unit it is shown in: "512 MiB", "1536 MiB", "8 GiB"; else to a tenth."""
+    for unit, name in ((1024 * GIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if count >= unit and count % unit == 0:
+            return f"{count // unit} {name}"
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (1024, "KiB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"

@@ -67,6 +67,7 @@ class Lab:
     def env(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
             "PYTHONPATH": str(TOP / "client"),
             "DBUS_SYSTEM_BUS_ADDRESS": self.address,
             "LC_ALL": "C.UTF-8",

@@ -118,7 +118,7 @@ def test_create_sends_what_was_asked_and_prints_the_name(lab):
     )
     done = lab.run("vm", "create", *argv)
     assert (done.status, done.text) == (0, "db\n")
-    assert done.err.startswith("spec: 3 vCPU (request), 1.5 GiB memory (request), 4 GiB disk")
+    assert done.err.startswith("spec: 3 vCPU (flag), 1.5 GiB memory (flag), 4 GiB disk (flag)")
     wanted = {"vcpu": 3, "memory": 3 * GIB // 2, "disk": 4 * GIB, "image": "debian", "nat": False}
     create = next(call for call in lab.calls() if call["member"] == "CreateVM")
     assert create["body"] == ["db", wanted | {"start": False}]
