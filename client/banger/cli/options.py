@@ -111,6 +111,10 @@ class Files:
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be taken, and its size.")] = (
         False
     )
+    tooling: Annotated[
+        bool | None,
+        Parameter(help="Have mise install the tools that the folder names, in the background."),
+    ] = None
 
     def given(self) -> tuple[str, ...]:
         """The flags that are set, as written: those make sense with a folder only."""
@@ -120,6 +124,8 @@ class Files:
             "--branch": self.branch,
             "--from": self.from_,
             "--dry-run": self.dry_run,
+            "--tooling": self.tooling is True,
+            "--no-tooling": self.tooling is False,
         }
         return tuple(flag for flag, value in flags.items() if value)
 

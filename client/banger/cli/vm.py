@@ -105,11 +105,15 @@ def list_(
 
 def show(name: VMName, /, *, output: Output = PEOPLE) -> None:
     """Show all about one VM."""
+    from banger.cli import tools  # no other command here needs it
+
     units.check_name(name)
     service = Service()
-    vm = service.describe_vm(service.find_vm(name))
+    path = service.find_vm(name)
+    vm = service.describe_vm(path)
+    bootstraps = tools.status(service, path, vm)
     if output.json:
-        render.as_json(vm)
+        render.as_json(vm | ({"tooling": tools.records(bootstraps)} if bootstraps else {}))
         return
     placed = {key for keys in _GROUPS.values() for key in keys} | _UNSHOWN
     placed |= {f"{key}_name" for key in placed}  # shown with the key
@@ -119,6 +123,7 @@ def show(name: VMName, /, *, output: Output = PEOPLE) -> None:
             title: {_label(key): _value(key, vm) for key in keys if _told(vm, key)}
             for title, keys in groups.items()
         }
+        | {"tooling": tools.lines(bootstraps, name)}
     )
 
 
