@@ -3,6 +3,7 @@
 What follows `--` is the guest's command line and is never parsed.
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -12,11 +13,14 @@ from banger import render
 from banger.cli.tree import build
 from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
 
+COMPLETION_WORDS = "CYCLOPTS_COMPLETION_WORDS"  # how shells' scripts hand over the line, see cli/shells
 _WITH_COMMAND = ("run", "exec")
 
 
 def run(argv: Sequence[str]) -> int:
     """Carry out `argv` (without the program's name) and return the exit status. Never raises."""
+    if argv[:1] == ["__complete"] and _in_guests_words(argv):
+        return OK
     tokens, tail = _split(argv)
     runs_command = tokens[:1] == ["vm"] and tokens[1:2] and tokens[1] in _WITH_COMMAND
     try:
@@ -26,6 +30,12 @@ def run(argv: Sequence[str]) -> int:
         return RUN_FAILED if runs_command and exc.status == FAILED else exc.status
     except BrokenPipeError:
         return OK  # whoever read our output has seen enough
+
+
+def _in_guests_words(argv: Sequence[str]) -> bool:
+    """Whether what is to be completed stands after `--`: a guest's program and its files, which are not known here."""
+    words = os.environ.get(COMPLETION_WORDS)
+    return "--" in (argv[1:-1] if words is None else words.split("\x1f")[:-2])
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:

@@ -1,16 +1,16 @@
 """Options that several commands share."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from banger import units
+from banger.cli import complete
 from banger.cli.defaults import fill
-from banger.errors import BusError, UsageError
+from banger.errors import UsageError
 from banger.progress import Progress
-from banger.service import Wanted, names
+from banger.service import Wanted
 from banger.workspace.options import Options
 
 
@@ -32,23 +32,8 @@ class Output:
 PEOPLE = Output()
 
 
-def _completer(kind: str) -> Callable[[Any], list[str]]:
-    """Names for the shell; none, in silence, when the service does not answer."""
-
-    def complete(context: Any) -> list[str]:
-        try:
-            return names(kind, context.incomplete)
-        except BusError:
-            return []
-
-    return complete
-
-
-complete_vm = _completer("vm")
-complete_image = _completer("image")
-complete_kernel = _completer("kernel")
-VMName = Annotated[str, Parameter(completer=complete_vm)]
-ImageName = Annotated[str, Parameter(completer=complete_image)]
+VMName = Annotated[str, Parameter(completer=complete.vm)]
+ImageName = Annotated[str, Parameter(completer=complete.image)]
 
 
 @Parameter(name="*")
@@ -61,10 +46,10 @@ class Spec:
     ] = ""
     image: Annotated[
         str,
-        Parameter(allow_leading_hyphen=True, completer=complete_image, help="The image it is made from."),
+        Parameter(allow_leading_hyphen=True, completer=complete.image, help="The image it is made from."),
     ] = ""
     kernel: Annotated[
-        str, Parameter(allow_leading_hyphen=True, completer=complete_kernel, help="The kernel it boots.")
+        str, Parameter(allow_leading_hyphen=True, completer=complete.kernel, help="The kernel it boots.")
     ] = ""
     vcpu: Annotated[int | None, Parameter(allow_leading_hyphen=True, help="Virtual CPUs.")] = None
     memory: Annotated[str, Parameter(allow_leading_hyphen=True, help="Memory: 512M, 2G.")] = ""

@@ -1,6 +1,7 @@
 """`banger job …`, `doctor`, `version`, `completion`."""
 
 import time
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -10,6 +11,8 @@ from banger.cli import tree
 from banger.cli.options import PEOPLE, Output
 from banger.errors import FAILED, OK, Failure
 from banger.service import Record, Service
+
+_SHELLS = Path(__file__).with_name("shells")
 
 
 def jobs(*, output: Output = PEOPLE) -> None:
@@ -72,9 +75,12 @@ def version(*, output: Output = PEOPLE) -> None:
         print(f"client   {__version__}\nservice  {render.safe(service or 'unknown')}")
 
 
-def completion(shell: Literal["bash", "zsh", "fish"], /) -> None:
+def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
     """Print the completion script for a shell."""
-    print(tree.build().generate_completion(prog_name="banger", shell=shell))
+    if shell == "powershell":
+        print(tree.build().generate_completion(prog_name="banger", shell=shell))
+    else:
+        print((_SHELLS / f"banger.{shell}").read_text(encoding="utf-8"), end="")
 
 
 def _job(job: Record, now: float) -> tuple[str, ...]:

@@ -3,11 +3,15 @@
 from banger.cli.help.shape import Command, Group
 
 _COMPLETION = """\
-Names of VMs are looked up as you type.
+Names of VMs, images, kernels, caches and branches are looked up as you type.
+`make install` puts the scripts where bash, zsh and fish look by themselves.
+Otherwise, once:
 
-  bash: banger completion bash > /etc/bash_completion.d/banger
-  zsh:  banger completion zsh > ~/.zfunc/_banger     (with ~/.zfunc in fpath)
-  fish: banger completion fish > ~/.config/fish/completions/banger.fish"""
+  bash: banger completion bash > ~/.local/share/bash-completion/completions/banger
+  zsh:  banger completion zsh > ~/.zfunc/_banger      (with ~/.zfunc in fpath)
+  fish: banger completion fish > ~/.config/fish/completions/banger.fish
+  PowerShell, in $PROFILE:
+        banger completion powershell | Out-String | Invoke-Expression"""
 
 JOB = Group(
     "job",
