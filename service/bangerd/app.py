@@ -24,6 +24,7 @@ from bangerd.core.images import Images
 from bangerd.core.jobs import Jobs
 from bangerd.core.ports import Supervisor
 from bangerd.core.vms import VMs
+from bangerd.host.caches import CacheFiles
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import HostFacts
 from bangerd.host.library import ImageLibrary
@@ -109,7 +110,10 @@ async def serve(options: Options) -> None:
     database = Database(options.state_dir / "banger.db")
     await database.open()
     disks = DiskFiles(options.state_dir, options.runtime_dir)
-    host = HostFacts((options.state_dir / "vm", options.runtime_dir / "vm"))
+    caches = CacheFiles(options.state_dir, disks)
+    host = HostFacts(
+        (options.state_dir / "vm", options.state_dir / "cache", options.runtime_dir / "vm"),
+    )
     supervisor, systemd = await _supervisor(options)
     network = HostNetwork(config.subnet, options.runtime_dir)
     shims = ShimClients(disks)
@@ -127,6 +131,7 @@ async def serve(options: Options) -> None:
         host=host,
         store=VMRows(database),
         disks=disks,
+        caches=caches,
         network=network,
         supervisor=supervisor,
         shims=shims,

@@ -10,7 +10,7 @@ from msgspec import Meta
 from bangerd import tomlfile
 from bangerd.model.errors import BangerError, InvalidSpec
 from bangerd.model.network import parse_subnet
-from bangerd.model.sizing import Wish
+from bangerd.model.sizing import DISK_CEILING, DISK_FLOOR, Wish
 from bangerd.model.vm import MIB
 
 _UNITS = {"M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
@@ -57,8 +57,12 @@ class VMDefaults(Table, frozen=True):
     def wish(self) -> Wish:
         """The same in bytes."""
         memory = None if self.memory_mib is None else self.memory_mib * MIB
-        disk = None if self.disk_size is None else int(self.disk_size[:-1]) * _UNITS[self.disk_size[-1]]
+        disk = None if self.disk_size is None else _bytes(self.disk_size)
         return Wish(self.vcpu, memory, disk)
+
+
+def _bytes(size: str) -> int:
+    return int(size[:-1]) * _UNITS[size[-1]]
 
 
 _PROGRAM = r"^(/.*)?$"
@@ -130,6 +134,17 @@ class Config(Table, frozen=True):
     max_vms_per_user: Annotated[
         int, _count("a whole number, 1 or more", "How many VMs each user may have.")
     ] = 64
+    max_caches_per_user: Annotated[
+        int, _count("a whole number, 1 or more", "How many cache disks each user may have.")
+    ] = 32
+    cache_size: Annotated[
+        str,
+        _text(
+            'a size with a unit, as a string: "16G"',
+            "Size of a new cache disk; it takes only as much as is in it.",
+            r"^[1-9][0-9]{0,8}[MGT]$",
+        ),
+    ] = "16G"
     boot_timeout_s: Annotated[
         int, _count("a whole number of seconds", "How long a guest may take until it answers.")
     ] = 120
@@ -144,6 +159,10 @@ class Config(Table, frozen=True):
         ),
     ] = False
     vm_defaults: Annotated[VMDefaults, Meta(description="Sizes of new VMs.")] = VMDefaults()
+
+    @property
+    def cache_bytes(self) -> int:
+        return _bytes(self.cache_size)
 
 
 _USERS = "it is a user's, in ~/.config/banger/config.toml: the service opens no file of a user"
@@ -197,4 +216,13 @@ def _uids(config: Config) -> str:
     )
 
 
-_CHECKS: dict[str, Callable[[Config], str]] = {"subnet": _subnet, "uid_first": _uids}
+def _cache(config: Config) -> str:
+    possible = DISK_FLOOR <= config.cache_bytes <= DISK_CEILING
+    return "" if possible else f"cache_size must be {DISK_FLOOR // MIB}M to {DISK_CEILING // 2**40}T"
+
+
+_CHECKS: dict[str, Callable[[Config], str]] = {
+    "subnet": _subnet,
+    "uid_first": _uids,
+    "cache_size": _cache,
+}

@@ -25,6 +25,8 @@ KNOWN = {
     "ResolveSpec": SPEC_OPTIONS,
     "ListNames": {"prefix": "s"},
     "ListVMs": {"owner": "u", "after": "s", "limit": "u"},
+    "ListCaches": {"owner": "u"},
+    "DeleteCache": {"owner": "u"},
 }
 VALUES: dict[str, Variant] = {
     "s": Variant("s", "x"),
@@ -63,6 +65,7 @@ class Objects:
         signature, before = {
             "CreateVM": ("sa{sv}", ["new"]),
             "PullImage": ("sa{sv}", ["debian-trixie"]),
+            "DeleteCache": ("sa{sv}", ["go"]),
             "SetLabels": ("a{ss}a{sv}", [{"a": "b"}]),
             "ListNames": ("sa{sv}", ["vm"]),
         }.get(member, ("a{sv}", []))

@@ -12,13 +12,22 @@ from tests.bus.rig import ALICE, BOSS, CAROL, TOP, Rig, rig
 from tests.fakes.ports import World
 
 P = "com.thaloco.banger1."
-OWN = {"vm.create", "vm.manage-own", "vm.access-own", "image.pull", "image.manage-own", "job.manage-own"}
+OWN = {
+    "vm.create",
+    "vm.manage-own",
+    "vm.access-own",
+    "image.pull",
+    "image.manage-own",
+    "cache.manage-own",
+    "job.manage-own",
+}
 OTHERS = {
     "inspect-others",
     "vm.manage-others",
     "vm.access-others",
     "image.pull-any",
     "image.manage-others",
+    "cache.manage-others",
     "job.manage-others",
 }
 EXAMPLES = TOP / "polkit/examples"
@@ -87,7 +96,7 @@ async def test_server_preset() -> None:
         group.write_text(group.read_text() + "banger:x:2001:alice\nbanger-operators:x:2002:carol\n")
         alice = await permissions(bus, ALICE, 2001)
         assert alice == {"inspect": "yes", **all_of("yes", OWN), **all_of("challenge", OTHERS)}
-        operator = {"inspect-others", "vm.manage-others", "job.manage-others"}
+        operator = {"inspect-others", "vm.manage-others", "cache.manage-others", "job.manage-others"}
         assert await permissions(bus, CAROL, 2002) == {
             "inspect": "yes",
             **all_of("challenge", OWN | OTHERS - operator),

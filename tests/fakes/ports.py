@@ -12,7 +12,16 @@ from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.hook import hook_from
 from bangerd.core.ports import GuestStatus, Launch, Plan, Progress, UnitSpec
-from bangerd.model.errors import GuestFailed, LimitReached, NoSuchImage, StepFailed, VMExists, WrongState
+from bangerd.model.cache import Cache, too_many_caches
+from bangerd.model.errors import (
+    CacheInUse,
+    GuestFailed,
+    LimitReached,
+    NoSuchImage,
+    StepFailed,
+    VMExists,
+    WrongState,
+)
 from bangerd.model.image import Image, Kernel
 from bangerd.model.network import Pool
 from bangerd.model.vm import GIB, VM, ExitReason, ExitRecord, Unit
@@ -49,6 +58,7 @@ class World:
     disks: set[str] = field(default_factory=set)
     run_dirs: dict[str, bytes] = field(default_factory=dict)
     stale: set[str] = field(default_factory=set)  # run dirs in which something ran
+    caches: dict[tuple[int, str], int] = field(default_factory=dict)  # owner and name -> holder's uid
     exits: dict[str, ExitRecord] = field(default_factory=dict)
     rows: dict[str, VM] = field(default_factory=dict)
     rules: tuple[str, ...] = ()
@@ -81,7 +91,14 @@ class World:
     def nothing_left(self) -> bool:
         live = {sid for sid, unit in self.units.items() if unit is not Unit.ABSENT}
         return not (
-            live or self.guests or self.taps or self.disks or self.run_dirs or self.rows or self.rules
+            live
+            or any(self.caches.values())
+            or self.guests
+            or self.taps
+            or self.disks
+            or self.run_dirs
+            or self.rows
+            or self.rules
         )
 
 
@@ -220,6 +237,50 @@ class FakeDisks:
 
     def run_dir(self, vm: VM) -> Path:
         return Path("/fake/run") / vm.sid
+
+
+class FakeCaches:
+    """Which there are, and the uid that each is: 0 when it rests."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def path(self, owner_uid: int, name: str) -> Path:
+        return Path("/fake/cache") / f"{owner_uid}-{name}"
+
+    def all(self) -> tuple[Cache, ...]:
+        found = sorted(self._world.caches.items())
+        return tuple(Cache(name, owner, 16 * GIB, 4096, 1, holder) for (owner, name), holder in found)
+
+    def lent_to(self, vm: VM) -> frozenset[str]:
+        caches = self._world.caches
+        return frozenset(n for n in vm.spec.caches.values() if caches.get((vm.owner_uid, n)) == vm.uid)
+
+    async def lend(self, vm: VM, *, size: int, limit: int) -> None:
+        for name in sorted(vm.spec.caches.values()):
+            self._world.effect("lend", vm.sid)
+            key = (vm.owner_uid, name)
+            if key not in self._world.caches and sum(o == key[0] for o, _ in self._world.caches) >= limit:
+                raise too_many_caches(limit)
+            if self._world.caches.get(key, 0) not in (0, vm.uid):
+                raise CacheInUse(name)
+            self._world.caches[key] = vm.uid
+
+    async def give_back(self, vm: VM) -> None:
+        self._world.effect("give_back", vm.sid)
+        assert vm.sid not in self._world.guests, "its processes still run"
+        for name in self.lent_to(vm):
+            self._world.caches[vm.owner_uid, name] = 0
+
+    async def remove(self, owner_uid: int, name: str) -> None:
+        if self._world.caches.get((owner_uid, name), 0):
+            raise CacheInUse(name)
+        self._world.caches.pop((owner_uid, name), None)
+
+    async def reclaim(self, vms: Sequence[VM]) -> None:
+        uids = {vm.uid for vm in vms}
+        for key, holder in self._world.caches.items():
+            self._world.caches[key] = holder if holder in uids else 0
 
 
 class FakeNetwork:
@@ -388,6 +449,7 @@ def fake_ports(world: World, config: Config | None = None, *, isolates_owners: b
         host=FakeHost(world),
         store=FakeStore(world),
         disks=FakeDisks(world),
+        caches=FakeCaches(world),
         network=FakeNetwork(world),
         supervisor=FakeSupervisor(world, isolates_owners=isolates_owners),
         shims=FakeShims(world),

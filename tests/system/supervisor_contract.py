@@ -55,6 +55,7 @@ class Rig:
             (self.shim,),
             (),
             memory_max=256 * MIB,
+            file_max=vm.spec.disk,
             lifeline=lifeline,
         )
 
@@ -132,7 +133,7 @@ class SupervisorContract:
 
     async def test_a_missing_shim(self, rig: Rig) -> None:
         spec = rig.spec("run")
-        broken = UnitSpec(spec.vm, ("/usr/lib/no-such-shim",), spec.run_dir, (), (), (), spec.memory_max)
+        broken = UnitSpec(spec.vm, ("/usr/lib/no-such-shim",), spec.run_dir, (), (), (), spec.memory_max, 0)
         with pytest.raises(StepFailed):
             await rig.supervisor.start(broken)
         await rig.supervisor.forget(spec.vm.sid)

@@ -9,12 +9,21 @@ from tests.system.machine import Machine, Session
 ACTIONS = "/usr/share/polkit-1/actions/com.thaloco.banger1.policy"
 RULE = "/etc/polkit-1/rules.d/50-banger-test.rules"
 SESSIONS: tuple[Session, ...] = ("active", "inactive", "remote", "none")
-OWN = ("vm.create", "vm.manage-own", "vm.access-own", "image.pull", "image.manage-own", "job.manage-own")
+OWN = (
+    "vm.create",
+    "vm.manage-own",
+    "vm.access-own",
+    "image.pull",
+    "image.manage-own",
+    "cache.manage-own",
+    "job.manage-own",
+)
 OTHERS = (
     "inspect-others",
     "vm.manage-others",
     "vm.access-others",
     "image.manage-others",
+    "cache.manage-others",
     "job.manage-others",
 )
 NEVER = (*OTHERS, "image.pull-any")

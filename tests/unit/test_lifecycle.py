@@ -21,7 +21,8 @@ def cells() -> list[Observed]:
             for ready, paused in (
                 ((False, False), (True, False), (True, True)) if unit is Unit.ACTIVE else ((False, False),)
             ):
-                found.append(Observed(unit, disk, tap, run_dir, fresh, ready, paused))
+                for lent, missing in ((False, False), (True, False), (False, True), (True, True)):
+                    found.append(Observed(unit, disk, tap, run_dir, fresh, ready, paused, lent, missing))
     return found
 
 
@@ -34,6 +35,12 @@ def act(step: Step, seen: Observed) -> Observed:
             return replace(seen, disk=True)
         case Step.ENSURE_RUN_DIR:
             return replace(seen, run_dir=True, fresh=True)
+        case Step.LEND_CACHES:
+            assert seen.caches_missing
+            return replace(seen, caches_lent=True, caches_missing=False)
+        case Step.RETURN_CACHES:
+            assert seen.unit is Unit.ABSENT
+            return replace(seen, caches_lent=False, caches_missing=True)
         case Step.ENSURE_TAP:
             return replace(seen, tap=True)
         case Step.RESET_UNIT:
@@ -42,6 +49,7 @@ def act(step: Step, seen: Observed) -> Observed:
             assert seen.disk
             assert seen.tap
             assert seen.fresh
+            assert not seen.caches_missing
             return replace(seen, unit=Unit.ACTIVE, fresh=False)
         case Step.AWAIT_READY:
             return replace(seen, ready=True)
@@ -62,7 +70,7 @@ def act(step: Step, seen: Observed) -> Observed:
 @pytest.mark.parametrize("desired", Desired)
 @pytest.mark.parametrize("seen", cells(), ids=str)
 def test_every_cell_converges(desired: Desired, seen: Observed) -> None:
-    for _ in range(8):
+    for _ in range(9):
         step = next_step(desired, seen)
         if step is None or step is Step.FORGET:
             break
@@ -75,17 +83,24 @@ def test_every_cell_converges(desired: Desired, seen: Observed) -> None:
         case Desired.PAUSED:
             assert (seen.unit, seen.paused) == (Unit.ACTIVE, True)
         case Desired.STOPPED:
-            assert (seen.unit, seen.tap) == (Unit.ABSENT, False)
+            assert (seen.unit, seen.tap, seen.caches_lent) == (Unit.ABSENT, False, False)
         case Desired.ABSENT:
-            assert seen == Observed()
+            assert replace(seen, caches_missing=False) == Observed()
 
 
 def test_the_walk_covers_all_steps() -> None:
     assert {next_step(desired, seen) for desired in Desired for seen in cells()} == {*Step, None}
 
 
-def test_deleting_never_waits() -> None:
-    assert not WAITING & {next_step(Desired.ABSENT, seen) for seen in cells()}
+def test_deleting_waits_for_nothing_but_caches() -> None:
+    assert not WAITING & {next_step(Desired.ABSENT, seen) for seen in cells() if not seen.caches_lent}
+
+
+def test_what_a_deleted_guest_has_for_its_caches_is_written() -> None:
+    runs = Observed(Unit.ACTIVE, ready=True, caches_lent=True)
+    assert next_step(Desired.ABSENT, runs) is Step.STOP_GUEST
+    assert next_step(Desired.ABSENT, replace(runs, paused=True)) is Step.RESUME
+    assert next_step(Desired.ABSENT, replace(runs, ready=False)) is Step.KILL_UNIT
 
 
 STARTED = replace(A_VM, started_boot="boot")

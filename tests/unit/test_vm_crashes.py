@@ -44,11 +44,13 @@ async def crash(service: Service, point: str, act: str, vm: VM) -> None:
 
 @pytest.mark.parametrize("point", crash_points())
 @pytest.mark.parametrize("act", ["start", "stop", "delete", "pause"])
-async def test_a_crash_at_any_point_loses_nothing(act: str, point: str) -> None:
+@pytest.mark.parametrize("cached", [False, True], ids=["", "cache"])
+async def test_a_crash_at_any_point_loses_nothing(act: str, point: str, *, cached: bool) -> None:
     world = World()
     service = Service(world)
     await service.vms.begin()
-    vm = await service.run(CreateRequest(name="web", start=act != "start"))
+    caches = {"/root/go": "go"} if cached else {}
+    vm = await service.run(CreateRequest(name="web", start=act != "start", caches=caches))
     await crash(service, point, act, vm)
     wanted = {
         "start": Desired.RUNNING,
@@ -68,6 +70,8 @@ async def test_a_crash_at_any_point_loses_nothing(act: str, point: str) -> None:
         await again.settled("web", states[wanted])
         async with asyncio.timeout(5):
             while (vm.sid in world.taps) is (wanted is Desired.STOPPED):
+                await asyncio.sleep(0)
+            while cached and bool(world.caches[1000, "go"]) is (wanted is Desired.STOPPED):
                 await asyncio.sleep(0)
         await ended(again.vms.delete(again.vms.find("web"), ALICE))
         assert world.nothing_left()

@@ -21,6 +21,8 @@ IMAGE_PULL = PREFIX + "image.pull"
 IMAGE_PULL_ANY = PREFIX + "image.pull-any"
 IMAGE_MANAGE_OWN = PREFIX + "image.manage-own"
 IMAGE_MANAGE_OTHERS = PREFIX + "image.manage-others"
+CACHE_MANAGE_OWN = PREFIX + "cache.manage-own"
+CACHE_MANAGE_OTHERS = PREFIX + "cache.manage-others"
 JOB_MANAGE_OWN = PREFIX + "job.manage-own"
 JOB_MANAGE_OTHERS = PREFIX + "job.manage-others"
 
@@ -36,6 +38,8 @@ ALL = (
     IMAGE_PULL_ANY,
     IMAGE_MANAGE_OWN,
     IMAGE_MANAGE_OTHERS,
+    CACHE_MANAGE_OWN,
+    CACHE_MANAGE_OTHERS,
     JOB_MANAGE_OWN,
     JOB_MANAGE_OTHERS,
 )
@@ -124,6 +128,14 @@ def manage_image(_interface: object, call: Call, image: Image, _body: object) ->
 def manage_kernel(_interface: object, _call: Call, kernel: Kernel, _body: object) -> Facts:
     why = f"kernel '{kernel.name}' is shared by all users; removing it"
     return Facts(IMAGE_MANAGE_OTHERS, why, {"kernel": kernel.name}, (kernel.id,))
+
+
+def manage_cache(call: Call, name: str, owner_uid: int, owner: str) -> Facts:
+    """Deleting it."""
+    details, identity = {"cache": name, "owner": owner}, (name, owner_uid)
+    if call.uid == owner_uid:
+        return Facts(CACHE_MANAGE_OWN, f"cache '{name}' is yours; deleting it", details, identity)
+    return Facts(CACHE_MANAGE_OTHERS, f"cache '{name}' belongs to {owner}; deleting it", details, identity)
 
 
 def _job(call: Call, job: Job, own: str, others: str, act: str) -> Facts:

@@ -12,6 +12,7 @@ from bangerd.bus.polkit import Authority, Verdict
 from bangerd.core.images import not_in_catalog
 from bangerd.core.jobs import Job
 from bangerd.core.requests import CreateRequest
+from bangerd.model.cache import Cache, check_cache_name
 from bangerd.model.errors import BangerError, InvalidSpec
 from bangerd.model.vm import VM, check_name
 
@@ -58,6 +59,15 @@ def _pull_guard(manager: "Manager", _call: Call, _target: None, body: list[Any])
     if "/" not in name or not name.isprintable() or len(name) > NAME_LIMIT:
         raise not_in_catalog(name[:NAME_LIMIT], catalog)
     return guards.pull(name, from_catalog=False)
+
+
+def _cache_owner(call: Call, given: dict[str, Any]) -> int:
+    return int(options.read(given, {"owner": "u"}, "DeleteCache").get("owner", call.uid))
+
+
+def _delete_cache_guard(manager: "Manager", call: Call, _target: None, body: list[Any]) -> Facts:
+    owner = _cache_owner(call, body[1])
+    return guards.manage_cache(call, check_cache_name(body[0]), owner, manager.core.user_name(owner))
 
 
 def _spec(given: dict[str, Any], known: dict[str, str], where: str) -> dict[str, Any]:
@@ -203,6 +213,30 @@ class Manager(Interface):
     async def ListKernels(self, _call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:
         options.read(given, {}, "ListKernels")
         return options.write_all([kernel.describe(one) for one in self.core.images.kernels()])
+
+    @exported(inspect, OPTIONS, "caches:aa{sv}")
+    async def ListCaches(self, call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:
+        owner = options.read(given, {"owner": "u"}, "ListCaches").get("owner")
+        caches = [one for one in self.core.vms.caches.all() if owner in (None, one.owner_uid)]
+        all_of_it = any(one.owner_uid != call.uid for one in caches) and await self._sees_others(call)
+        return options.write_all(
+            [self._cache(one) for one in caches if all_of_it or one.owner_uid == call.uid]
+        )
+
+    def _cache(self, cache: Cache) -> dict[str, Any]:
+        return {
+            "name": cache.name,
+            "owner": cache.owner_uid,
+            "owner_name": self.core.user_name(cache.owner_uid),
+            "size": cache.size,
+            "used": cache.used,
+            "vm": self.core.vms.caches.user(cache),
+            "created_at": cache.created_at,
+        }
+
+    @exported(_delete_cache_guard, "name:s options:a{sv}")
+    async def DeleteCache(self, call: Call, _target: None, name: str, given: dict[str, Any]) -> None:
+        await self.core.vms.caches.delete(_cache_owner(call, given), name)
 
     @exported(inspect, OPTIONS, "jobs:aa{sv}")
     async def ListJobs(self, call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:

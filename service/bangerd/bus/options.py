@@ -15,6 +15,7 @@ _TYPES = {
     "memory": "t",
     "disk": "t",
     "size": "t",
+    "used": "t",
     "memory_total": "t",
     "memory_available": "t",
     "sessions": "u",

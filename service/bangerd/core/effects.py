@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bangerd.config import Config
+from bangerd.core.caches import Caches
 from bangerd.core.launch import Launcher
 from bangerd.core.ports import (
     VMM,
+    CacheDisks,
     Disks,
     Hook,
     Host,
@@ -35,6 +37,7 @@ class Ports:
     host: Host
     store: VMStore
     disks: Disks
+    caches: CacheDisks
     network: Network
     supervisor: Supervisor
     shims: Shims
@@ -51,10 +54,13 @@ class Effects:
         self._ports = ports
         self._peers = peers
         self._launcher = Launcher(ports)
+        self._caches = Caches(ports.caches, ports.config, peers)
         self.boot_id = ports.host.boot_id()
         self._acts: dict[Step, Callable[[VM], Awaitable[None]]] = {
             Step.ENSURE_DISK: ports.disks.ensure_disk,
             Step.ENSURE_RUN_DIR: self._write_seed,
+            Step.LEND_CACHES: self._caches.lend,
+            Step.RETURN_CACHES: ports.caches.give_back,
             Step.ENSURE_TAP: ports.network.ensure_tap,
             Step.RESET_UNIT: lambda vm: ports.supervisor.forget(vm.sid),
             Step.PAUSE: ports.vmm.pause,
@@ -79,12 +85,15 @@ class Effects:
         unit = await ports.supervisor.observe(vm.sid)
         active = unit is Unit.ACTIVE
         ready = active and await self._is_ready(vm)
+        lent = ports.caches.lent_to(vm)
         return Observed(
             unit=unit,
             disk=ports.disks.has_disk(vm),
             tap=vm.sid in await ports.network.list_sids(),
             run_dir=ports.disks.has_run_dir(vm),
             fresh=ports.disks.is_fresh(vm),
+            caches_lent=bool(lent),
+            caches_missing=not lent.issuperset(vm.spec.caches.values()),
             ready=ready,
             paused=ready and ask_paused and await ports.vmm.paused(vm),
             exit=ports.shims.read_exit(vm) if unit in (Unit.ABSENT, Unit.FAILED) else None,

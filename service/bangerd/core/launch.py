@@ -46,7 +46,7 @@ class Launcher:
             address=f"{vm.address}/{network.pool.prefix}",
             gateway=network.pool.gateway,
             nameservers=network.nameservers() if vm.spec.nat else (),
-            disks=ROLES,
+            disks=(*ROLES, *(f"mount:{path}" for path in _cache_paths(vm))),
             authorized_keys=vm.spec.ssh_keys,
             files=_host_key(vm),
             init=image.init,
@@ -59,6 +59,7 @@ class Launcher:
         ports = self._ports
         run_dir = ports.disks.run_dir(vm)
         own = ports.disks.disk_path(vm)
+        caches = [ports.caches.path(vm.owner_uid, vm.spec.caches[path]) for path in _cache_paths(vm)]
         image = ports.library.image_path(self.image(vm.spec.image))
         kernel, initrd, modules = ports.library.kernel_paths(self.kernel(vm.spec.kernel))
         disks = (
@@ -66,6 +67,7 @@ class Launcher:
             Disk(image, "image", read_only=True),
             Disk(modules, "modules", read_only=True),
             Disk(own, "data", read_only=False),
+            *(Disk(path, f"cache{n}", read_only=False) for n, path in enumerate(caches)),
         )
         launch = Launch(vm, run_dir, kernel, initrd, CMDLINE, disks, kvm=ports.host.kvm()[0])
         plan = await ports.vmm.plan(launch)
@@ -76,12 +78,23 @@ class Launcher:
             vm=vm,
             argv=(*shim, "--", *plan.argv),
             run_dir=run_dir,
-            read_write=(own,),
+            read_write=(own, *caches),
             read_only=(image, kernel, initrd, modules, ports.shim, *plan.read_only),
             devices=plan.devices,
             memory_max=vm.spec.memory + plan.memory_overhead,
+            file_max=max([vm.spec.disk, *self._cache_sizes(vm)]),
             lifeline=lifeline,
         )
+
+    def _cache_sizes(self, vm: VM) -> list[int]:
+        names = vm.spec.caches.values()
+        caches = self._ports.caches.all()
+        return [cache.size for cache in caches if cache.owner_uid == vm.owner_uid and cache.name in names]
+
+
+def _cache_paths(vm: VM) -> list[str]:
+    """In the order in which they are mounted: a folder before what is inside it."""
+    return sorted(vm.spec.caches)
 
 
 def _host_key(vm: VM) -> tuple[tuple[str, int, bytes], ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from bangerd.model.cache import Cache
 from bangerd.model.image import Image, Kernel
 from bangerd.model.network import Pool
 from bangerd.model.vm import VM, ExitRecord, Unit
@@ -21,6 +22,7 @@ class UnitSpec:
     read_only: tuple[Path, ...]  # image, kernel, modules, VMM binary's data
     devices: tuple[str, ...]  # "/dev/kvm", "/dev/net/tun"
     memory_max: int  # bytes, VMM overhead included
+    file_max: int  # bytes: the largest file that it may write
     lifeline: int | None = None  # descriptor that becomes the shim's stdin; the caller keeps its own copy
 
 
@@ -65,7 +67,7 @@ class Launch:
 @dataclass(frozen=True, slots=True)
 class Disk:
     path: Path
-    role: str  # "seed", "image", "modules", "data"
+    role: str  # "seed", "image", "modules", "data", "cache0"
     read_only: bool
 
 
@@ -164,6 +166,32 @@ class Disks(Protocol):
     def disk_path(self, vm: VM) -> Path: ...
     def run_dir(self, vm: VM) -> Path: ...
     def free_bytes(self) -> int: ...
+
+
+class CacheDisks(Protocol):
+    """Cache disks: root's at rest, a VM's uid's while it has them. host/caches.py."""
+
+    def path(self, owner_uid: int, name: str) -> Path: ...
+    def all(self) -> tuple[Cache, ...]:
+        """By owner and name."""
+
+    def lent_to(self, vm: VM) -> frozenset[str]:
+        """The names of the VM's caches that are its uid's now."""
+
+    async def lend(self, vm: VM, *, size: int, limit: int) -> None:
+        """Make all its caches the VM's uid's; those that are missing are made first, with `size` bytes.
+
+        What was lent stays so when a further one cannot be. Raises CacheInUse, LimitReached, HostNotReady, StepFailed.
+        """
+
+    async def give_back(self, vm: VM) -> None:
+        """What the VM has becomes root's. None of its processes may be left."""
+
+    async def remove(self, owner_uid: int, name: str) -> None:
+        """No such cache is no error. Raises CacheInUse."""
+
+    async def reclaim(self, vms: Sequence[VM]) -> None:
+        """At the service's start: take back what no VM of these has, remove what interrupted steps left."""
 
 
 class Network(Protocol):

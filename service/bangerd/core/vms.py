@@ -3,32 +3,28 @@
 import asyncio
 import logging
 import os
-import time
-import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+from bangerd.core.caches import Caches
+from bangerd.core.creation import Creator
 from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
 from bangerd.core.jobs import Body, Caller, Job, Jobs, Undo
-from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine, Watchers
 from bangerd.core.ports import Progress
-from bangerd.core.requests import CreateRequest, check_labels, check_request
+from bangerd.core.requests import CreateRequest, check_labels
 from bangerd.model.errors import (
     BangerError,
     HostNotReady,
-    LimitReached,
     NoSuchVM,
-    VMExists,
     WrongState,
 )
 from bangerd.model.lifecycle import Step
-from bangerd.model.names import generate
 from bangerd.model.network import Lease, lease
-from bangerd.model.vm import VM, Desired, Unit, VMSpec, VMState, check_name
+from bangerd.model.vm import VM, Desired, Unit, VMState
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +42,9 @@ class VMs:
         self._machines: dict[str, Machine] = {}
         self._names: dict[str, str] = {}  # name -> sid, those being created included
         self._effects = Effects(ports, lambda: [m.vm for m in self._machines.values()])
-        self._launcher = Launcher(ports)
         self._describer = Describer(ports)
+        self.caches = Caches(ports.caches, ports.config, self.all)
+        self._creator = Creator(ports, self._describer, self.caches)
         self._listeners: list[Callable[[VM, Event], None]] = []
         self._creating = asyncio.Lock()
 
@@ -58,7 +55,7 @@ class VMs:
         stored = await self._ports.store.load()
         for vm in stored:
             self._adopt(vm)
-        await self._drop_strays(frozenset(vm.sid for vm in stored))
+        await self._drop_strays(stored)
         self._ports.supervisor.watch(self._wake)
         self._ports.shims.watch(self._wake)
         for machine in self._machines.values():
@@ -88,8 +85,9 @@ class VMs:
         if vm.ephemeral and await self._ports.supervisor.observe(vm.sid) is Unit.ABSENT:
             await machine.store(desired=Desired.ABSENT)
 
-    async def _drop_strays(self, known: frozenset[str]) -> None:
+    async def _drop_strays(self, stored: Sequence[VM]) -> None:
         ports = self._ports
+        known = frozenset(vm.sid for vm in stored)
         for sid in await ports.supervisor.list_sids() - known:
             log.warning("ending unit of unknown VM %s", sid)
             await ports.supervisor.stop(sid)
@@ -100,6 +98,7 @@ class VMs:
         for sid in ports.disks.list_sids() - known:
             log.warning("removing files of unknown VM %s", sid)
             await ports.disks.remove_stray(sid)
+        await ports.caches.reclaim(stored)
 
     def _wake(self, sid: str) -> None:
         machine = self._machines.get(sid)
@@ -177,11 +176,11 @@ class VMs:
     ) -> tuple[VM, Job]:
         """Store a new VM and start making it. The descriptor `lifeline` becomes ours, also when this raises.
 
-        Raises InvalidSpec, VMExists, NoSuchImage, NoSuchKernel, LimitReached, HostNotReady.
+        Raises InvalidSpec, VMExists, NoSuchImage, NoSuchKernel, CacheInUse, LimitReached, HostNotReady.
         """
         try:
             async with self._creating:
-                vm = await self._insert(request, by)
+                vm = await self._creator.insert(request, by, self.all())
         except BaseException:
             if lifeline is not None:
                 os.close(lifeline)
@@ -196,67 +195,6 @@ class VMs:
         job.result.update({"vm": vm.sid, "name": vm.name})
         return vm, job
 
-    async def _insert(self, request: CreateRequest, by: Caller) -> VM:
-        config, ports = self._ports.config, self._ports
-        check_request(request)
-        name = check_name(request.name) if request.name else generate(self._names)
-        if name in self._names:
-            raise VMExists(name)
-        if sum(m.vm.owner_uid == by.uid for m in self._machines.values()) >= config.max_vms_per_user:
-            raise LimitReached(
-                f"you have {config.max_vms_per_user} VMs, as many as this machine allows each user; delete one"
-            )
-        self._check_isolation(by)
-        sizes = self._describer.sizes(request)
-        image = self._launcher.image(request.image or config.default_image_name)
-        kernel = self._launcher.kernel(request.kernel or config.default_kernel_name)
-        spec = VMSpec(
-            image=image.id,
-            kernel=kernel.id,
-            vcpu=sizes.vcpu.value,
-            memory=sizes.memory.value,
-            disk=sizes.disk.value,
-            nat=request.nat,
-            ssh_keys=request.ssh_keys,
-            labels=dict(request.labels),
-            caches=dict(request.caches),
-        )
-        in_use = ports.host.uids_in_use(config.uid_first, config.uid_count)
-        uid = await ports.store.lease_uid(config.uid_first, config.uid_count, in_use)
-        identity = self._new_id()
-        host_key, host_public = ports.host.new_host_key()
-        vm = VM(
-            id=str(identity),
-            sid=identity.hex[:8],
-            name=name,
-            owner_uid=by.uid,
-            owner_name=by.name,
-            spec=spec,
-            desired=Desired.STOPPED,
-            uid=uid,
-            ephemeral=request.ephemeral,
-            created_at=int(time.time()),
-            host_key=host_key,
-            host_public=host_public,
-        )
-        await ports.store.insert(vm)
-        return vm
-
-    def _new_id(self) -> uuid.UUID:
-        while (identity := uuid.uuid4()).hex[:8] in self._machines:
-            pass
-        return identity
-
-    def _check_isolation(self, by: Caller) -> None:
-        if self._ports.supervisor.isolates_owners or self._ports.config.allow_shared_host:
-            return
-        other = next((m.vm for m in self._machines.values() if m.vm.owner_uid != by.uid), None)
-        if other is not None:
-            raise HostNotReady(
-                f"{other.owner_name} has VMs on this machine, and without systemd nothing keeps VMs of two users"
-                " apart; run banger under systemd, or have the admin set allow_shared_host = true"
-            )
-
     def _creation(self, machine: Machine, desired: Desired) -> Body:
         async def body(job: Job) -> None:
             job.report(Progress(Step.ENSURE_DISK.value))
@@ -266,14 +204,22 @@ class VMs:
                 # No room and the like: nothing was made, so nothing is kept.
                 await machine.reach(Desired.ABSENT, _reporter(job))
                 raise
-            if desired is Desired.RUNNING:
-                await self._up(machine, job)
-            else:
-                await machine.reach(desired, _reporter(job))
+            try:
+                changes = await self._claim(machine) if desired is Desired.RUNNING else {}
+            except BangerError:
+                if machine.vm.ephemeral:  # nobody would start it later
+                    await machine.reach(Desired.ABSENT, _reporter(job))
+                raise
+            await machine.reach(desired, _reporter(job), **changes)
 
         return body
 
     async def _up(self, machine: Machine, job: Job) -> None:
+        await machine.reach(Desired.RUNNING, _reporter(job), **await self._claim(machine))
+
+    async def _claim(self, machine: Machine) -> dict[str, Any]:
+        """What the record gains for a start. Raises CacheInUse, LimitReached when it cannot have all that it needs."""
+        self._check_caches(machine.vm)
         others = [m.vm for m in self._machines.values() if m is not machine and m.vm.address]
         leases = [Lease(vm.address, vm.sid, running=vm.wanted_up, since=vm.created_at) for vm in others]
         address = lease(self._ports.network.pool, machine.vm.sid, machine.vm.address, leases)
@@ -284,11 +230,17 @@ class VMs:
         changes: dict[str, Any] = {"address": address, "started_boot": "", "last_error": ""}
         if not machine.vm.host_key:  # made by banger 0.1
             changes["host_key"], changes["host_public"] = self._ports.host.new_host_key()
-        await machine.reach(Desired.RUNNING, _reporter(job), **changes)
+        return changes
+
+    def _check_caches(self, vm: VM) -> None:
+        names = tuple(vm.spec.caches.values())
+        self.caches.check_free(vm.owner_uid, names, sid=vm.sid)
+        self.caches.check_count(vm.owner_uid, names)
 
     def start(self, vm: VM, by: Caller) -> Job:
-        """Raises VMBusy. A VM that runs is left alone; one that is paused goes on."""
+        """Raises VMBusy, CacheInUse, LimitReached. A VM that runs is left alone; one that is paused goes on."""
         machine = self._machine(vm.sid, shown=vm.name)
+        self._check_caches(machine.vm)
 
         async def body(job: Job) -> None:
             if machine.vm.desired is Desired.RUNNING:
@@ -360,7 +312,7 @@ class VMs:
         await machine.change(labelled)
 
     def delete(self, vm: VM, by: Caller) -> Job:
-        """End the VM at once and remove all that belongs to it."""
+        """End the VM and remove all that belongs to it: at once, unless its guest has caches to write to."""
         machine = self._machine(vm.sid, shown=vm.name)
 
         async def body(job: Job) -> None:

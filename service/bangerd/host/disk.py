@@ -74,8 +74,8 @@ class DiskFiles:
         """Raises HostNotReady when there is no room, StepFailed when mke2fs fails."""
         if self.has_disk(vm):
             return
-        self._check_room(vm.spec.disk)
-        with await self._template(vm.spec.disk) as template:
+        self.check_room(vm.spec.disk, "VM")
+        with await self.template(vm.spec.disk) as template:
             try:
                 await in_thread(self._make_disk, vm, template.fileno())
             except OSError as exc:
@@ -119,7 +119,8 @@ class DiskFiles:
         for folder in (self._state, self._runtime):
             await self._remove(folder, sid)
 
-    def _check_room(self, size: int) -> None:
+    def check_room(self, size: int, what: str) -> None:
+        """Raises HostNotReady when there is no room for another VM, or whatever it is, with a disk of `size` bytes."""
         free, total = self.free_bytes(), self.total_bytes()
         where = self._state.parent
         if size > total:
@@ -129,11 +130,11 @@ class DiskFiles:
             )
         if free < RESERVE:
             raise HostNotReady(
-                f"no room for another VM: {free // MIB} MiB are free in {where}, {RESERVE // MIB} MiB are "
+                f"no room for another {what}: {free // MIB} MiB are free in {where}, {RESERVE // MIB} MiB are "
                 "needed; delete VMs or images that are not used, or free some room"
             )
 
-    async def _template(self, size: int) -> FileIO:
+    async def template(self, size: int) -> FileIO:
         """An empty file system of exactly `size` bytes, made once: in the guest nothing has to grow."""
         path = self._templates / f"v{_VERSION}-{size}.ext4"
         async with self._making:
@@ -159,7 +160,7 @@ class DiskFiles:
         parent = tree.open_folder(self._state)
         try:
             tree.remove(parent, f".new-{vm.sid}")
-            folder = _new_folder(parent, f".new-{vm.sid}", vm.uid, 0o750)
+            folder = new_folder(parent, f".new-{vm.sid}", vm.uid, 0o750)
             try:
                 disk = os.open(DISK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=folder)
                 try:
@@ -179,7 +180,7 @@ class DiskFiles:
     def _make_run_dir(self, vm: VM, seed: bytes) -> None:
         parent = tree.open_folder(self._runtime)
         try:
-            folder = _new_folder(parent, f".new-{vm.sid}", vm.uid, 0o770)
+            folder = new_folder(parent, f".new-{vm.sid}", vm.uid, 0o770)
             try:
                 file = os.open(
                     SEED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400, dir_fd=folder
@@ -216,7 +217,7 @@ def _remove(parent: Path, sid: str) -> None:
         os.close(folder)
 
 
-def _new_folder(parent: int, name: str, group: int, mode: int) -> int:
+def new_folder(parent: int, name: str, group: int, mode: int) -> int:
     """A folder of root's that a VM's group may use, open."""
     os.mkdir(name, 0o700, dir_fd=parent)
     folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)

@@ -70,8 +70,8 @@ def _limits(spec: UnitSpec) -> list[Property]:
         ("CPUQuotaPerSecUSec", "t", (vcpu + 1) * _US),
         ("IOWeight", "t", 50),
         ("LimitNOFILE", "t", 4096),
-        # No file of the VM's grows over its disk's size; a VMM that was broken into could fill the host otherwise.
-        ("LimitFSIZE", "t", spec.vm.spec.disk),
+        # No file of the VM's grows over its disks' size; a VMM that was broken into could fill the host otherwise.
+        ("LimitFSIZE", "t", spec.file_max),
         ("LimitCORE", "t", 0),  # a core would hold the guest's memory
         ("LimitMEMLOCK", "t", 8 * 1024 * 1024),
         ("OOMScoreAdjust", "i", 300),  # rather a VM than a service of the host

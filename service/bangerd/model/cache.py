@@ -2,9 +2,11 @@
 
 import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bangerd.model.errors import InvalidSpec
+from bangerd.model.errors import InvalidSpec, LimitReached
+from bangerd.model.vm import VM
 
 PER_VM = 8
 PATH_LIMIT = 255
@@ -23,6 +25,26 @@ class Cache:
     used: int
     created_at: int  # unix time
     holder: int
+
+
+def user_of(cache: Cache, vms: Iterable[VM]) -> VM | None:
+    """The VM that has the cache, or is about to; None when it is free."""
+    return next(
+        (
+            vm
+            for vm in vms
+            if vm.owner_uid == cache.owner_uid
+            and cache.name in vm.spec.caches.values()
+            and (vm.wanted_up or vm.uid == cache.holder)
+        ),
+        None,
+    )
+
+
+def too_many_caches(limit: int) -> LimitReached:
+    return LimitReached(
+        f"{limit} caches are as many as this machine allows each user; `banger cache delete` removes one"
+    )
 
 
 def check_caches(caches: dict[str, str]) -> None:

@@ -74,6 +74,22 @@ class ImageInUse(BangerError):
     code = "ImageInUse"
 
 
+class NoSuchCache(BangerError):
+    code = "NoSuchCache"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"no cache named '{name}'; `banger cache list` shows yours")
+
+
+class CacheInUse(BangerError):
+    code = "CacheInUse"
+
+    def __init__(self, name: str, vm: str = "") -> None:
+        who = f"VM '{vm}'" if vm else "another VM"
+        way = f"`banger vm stop {vm}` frees it" if vm else "`banger cache list` says which"
+        super().__init__(f"cache '{name}' is in use by {who}, and one VM at a time can write to it; {way}")
+
+
 class HostNotReady(BangerError):
     """The host lacks something: KVM, a tool, room on the disk, memory."""
 

@@ -13,6 +13,7 @@ class Step(StrEnum):
     WAIT = "waiting for the unit"
     ENSURE_DISK = "making the disk"
     ENSURE_RUN_DIR = "writing the seed"
+    LEND_CACHES = "attaching the caches"
     ENSURE_TAP = "connecting the network"
     RESET_UNIT = "clearing the failed unit"
     START_UNIT = "starting the VMM"
@@ -21,6 +22,7 @@ class Step(StrEnum):
     RESUME = "resuming"
     STOP_GUEST = "stopping"
     KILL_UNIT = "ending the VMM"
+    RETURN_CACHES = "detaching the caches"
     REMOVE_TAP = "disconnecting the network"
     REMOVE_RUN_DIR = "removing the runtime files"
     REMOVE_DISK = "removing the disk"
@@ -55,6 +57,8 @@ def _towards_running(desired: Desired, seen: Observed) -> Step | None:
                 return Step.ENSURE_DISK
             if not seen.fresh:
                 return Step.ENSURE_RUN_DIR
+            if seen.caches_missing:
+                return Step.LEND_CACHES
             return Step.START_UNIT if seen.tap else Step.ENSURE_TAP
         case Unit.ACTIVE:
             if not seen.ready and not seen.paused:
@@ -75,6 +79,8 @@ def _towards_stopped(seen: Observed) -> Step | None:
         case Unit.FAILED:
             return Step.RESET_UNIT
         case Unit.ABSENT:
+            if seen.caches_lent:
+                return Step.RETURN_CACHES
             return Step.REMOVE_TAP if seen.tap else None
         case _:
             assert_never(seen.unit)
@@ -82,11 +88,16 @@ def _towards_stopped(seen: Observed) -> Step | None:
 
 def _towards_absent(seen: Observed) -> Step:
     match seen.unit:
+        case Unit.ACTIVE if seen.caches_lent and seen.ready:
+            # What is deleted need not be whole, but a cache outlives it: the guest is to write what it has.
+            return Step.RESUME if seen.paused else Step.STOP_GUEST
         case Unit.ACTIVE | Unit.ACTIVATING | Unit.DEACTIVATING:
             return Step.KILL_UNIT
         case Unit.FAILED:
             return Step.RESET_UNIT
         case Unit.ABSENT:
+            if seen.caches_lent:
+                return Step.RETURN_CACHES
             if seen.tap:
                 return Step.REMOVE_TAP
             if seen.run_dir:

@@ -133,6 +133,8 @@ class Observed:
     fresh: bool = False  # ... and is ready for a start: seed written, nothing of an earlier run in it
     ready: bool = False  # the guest program answers
     paused: bool = False
+    caches_lent: bool = False  # a cache disk is the VM's uid's
+    caches_missing: bool = False  # one that it wants is not
     exit: ExitRecord | None = None  # of the last run, when the unit is gone
 
 
