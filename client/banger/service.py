@@ -172,6 +172,18 @@ class Service:
         call = Call(str(found[0]["path"]), _IMAGE, "Delete", "a{sv}", ({},))
         self._follow(call, progress, f"cannot delete image '{name}'")
 
+    # Caches
+
+    def list_caches(self, *, everyone: bool = False) -> list[Record]:
+        """Your cache disks by name; with `everyone`, also what you may see of the others'."""
+        options: dict[str, tuple[str, Any]] = {} if everyone else _OWN.copy()
+        return list(self._manager("ListCaches", "a{sv}", options).values[0])
+
+    def delete_cache(self, name: str, owner_uid: int | None = None) -> None:
+        """`owner_uid`: whose it is, if not yours."""
+        options = {} if owner_uid is None else {"owner": ("u", owner_uid)}
+        self._manager("DeleteCache", "sa{sv}", name, options)
+
     # Jobs and the service itself
 
     def list_jobs(self) -> list[Record]:
@@ -216,7 +228,7 @@ class Service:
 
 
 def names(kind: str, prefix: str) -> list[str]:
-    """Names of "vm" (your own), "image" or "kernel" that begin with `prefix`, for the shell's completion.
+    """Names of "vm", "cache" (your own), "image" or "kernel" that begin with `prefix`, for the shell's completion.
 
     Quick, never starts the service. Raises BusError.
     """

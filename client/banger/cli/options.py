@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -34,6 +34,7 @@ PEOPLE = Output()
 
 VMName = Annotated[str, Parameter(completer=complete.vm)]
 ImageName = Annotated[str, Parameter(completer=complete.image)]
+CacheName = Annotated[str, Parameter(completer=complete.cache)]
 
 
 @Parameter(name="*")
@@ -55,6 +56,15 @@ class Spec:
     memory: Annotated[str, Parameter(allow_leading_hyphen=True, help="Memory: 512M, 2G.")] = ""
     disk: Annotated[str, Parameter(allow_leading_hyphen=True, help="Size of its disk: 8G.")] = ""
     nat: Annotated[bool | None, Parameter(help="Let it reach the network through this machine.")] = None
+    cache: Annotated[
+        list[str] | None,
+        Parameter(
+            negative=(),
+            allow_leading_hyphen=True,
+            completer=complete.cache_mount,
+            help="NAME:/PATH: your disk NAME, which outlives the VM, at PATH.",
+        ),
+    ] = None
 
     def wanted(self) -> Wanted:
         """The same with sizes in bytes, as the service takes it, and with the user's config for what is left open.
@@ -67,7 +77,22 @@ class Spec:
             raise UsageError(f"{self.vcpu} vCPUs are not possible", hint="ask for 1 or more")
         memory = units.parse_size(self.memory, "memory size") if self.memory else None
         disk = units.parse_size(self.disk, "disk size") if self.disk else None
-        return fill(Wanted(self.name, self.image, self.kernel, self.vcpu, memory, disk, self.nat))
+        wanted = Wanted(self.name, self.image, self.kernel, self.vcpu, memory, disk, self.nat)
+        return fill(replace(wanted, caches=self._caches()))
+
+    def _caches(self) -> dict[str, str]:
+        """Path in the guest -> name. What names and paths are possible, the service says."""
+        caches: dict[str, str] = {}
+        for one in self.cache or ():
+            name, colon, path = one.partition(":")
+            if not name or not colon or not path:
+                raise UsageError(
+                    f"{one[:80]!a} is no cache", hint="write a name and a path, as in --cache go:/root/go"
+                )
+            if path in caches:
+                raise UsageError(f"two caches at {path[:80]!a}", hint="give each a path of its own")
+            caches[path] = name
+        return caches
 
 
 DEFAULTS = Spec()

@@ -25,8 +25,9 @@ _DONE = {
 # How `show` groups what Describe tells. What a newer service tells beyond goes under "more".
 _GROUPS = {
     "VM": ("name", "state", "desired", "error", "id", "owner_name", "ephemeral", "created_at", "labels"),
-    "spec": ("image", "kernel", "vcpu", "memory", "disk", "nat"),
+    "spec": ("image", "kernel", "vcpu", "memory", "disk", "caches", "nat"),
     "guest": ("address", "sessions", "memory_total", "memory_available", "listening"),
+    "ssh": ("host_keys", "ssh_keys"),
     "runs on": ("vmm", "accelerator", "timings_ms"),
 }
 _BYTES = {"memory", "disk", "memory_total", "memory_available"}

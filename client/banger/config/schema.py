@@ -189,6 +189,8 @@ REFUSED = {
     "uid_first": _ADMIN,
     "uid_count": _ADMIN,
     "max_vms_per_user": _ADMIN,
+    "max_caches_per_user": _ADMIN,
+    "cache_size": _ADMIN,
     "boot_timeout_s": _ADMIN,
     "stop_timeout_s": _ADMIN,
     "allow_shared_host": _ADMIN,

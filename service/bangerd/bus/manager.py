@@ -35,7 +35,7 @@ CREATE_OPTIONS = SPEC_OPTIONS | {
     "lifeline": "h",
 }
 NAME_LIMIT = 255  # characters in the name of an image or a kernel
-NAME_LISTS = ("vm", "image", "kernel")
+NAME_LISTS = ("vm", "image", "kernel", "cache")
 PAGE = 256  # VMs in one answer of ListVMs, at most
 
 
@@ -161,6 +161,8 @@ class Manager(Interface):
                 names = [one.name for one in self.core.images.images()]
             case "kernel":
                 names = [one.name for one in self.core.images.kernels()]
+            case "cache":
+                names = [one.name for one in self.core.vms.caches.all() if one.owner_uid == call.uid]
             case _:
                 raise InvalidSpec(f"ListNames knows no {kind[:64]!a}; there are {', '.join(NAME_LISTS)}")
         return sorted({name for name in names if name.startswith(prefix)})
