@@ -4,7 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -12,9 +12,7 @@ from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.hook import hook_from
 from bangerd.core.ports import GuestStatus, Launch, Plan, Progress, UnitSpec
-from bangerd.model.cache import Cache, too_many_caches
 from bangerd.model.errors import (
-    CacheInUse,
     GuestFailed,
     LimitReached,
     NoSuchImage,
@@ -25,81 +23,8 @@ from bangerd.model.errors import (
 from bangerd.model.image import Image, Kernel
 from bangerd.model.network import Pool
 from bangerd.model.vm import GIB, VM, ExitReason, ExitRecord, Unit
-
-IMAGE = Image("aaaaaaaaaaaa", "debian-bookworm", "sha256:" + "a" * 64, 300_000_000, 1, 0, "fake archive")
-KERNEL = Kernel(
-    "bbbbbbbbbbbb",
-    "debian-bookworm",
-    "6.1.0-0-cloud-amd64",
-    "sha256:" + "b" * 64,
-    9_000_000,
-    1,
-    "fake archive",
-)
-
-
-@dataclass
-class FakeGuest:
-    """One running unit. `boots`: whether its guest program ever answers."""
-
-    spec: UnitSpec
-    lifeline: int | None
-    ready: bool = False
-    paused: bool = False
-
-
-@dataclass
-class World:
-    """The host's state, which outlives any core built on it, as the real one outlives bangerd."""
-
-    units: dict[str, Unit] = field(default_factory=dict)
-    guests: dict[str, FakeGuest] = field(default_factory=dict)
-    taps: set[str] = field(default_factory=set)
-    disks: set[str] = field(default_factory=set)
-    run_dirs: dict[str, bytes] = field(default_factory=dict)
-    stale: set[str] = field(default_factory=set)  # run dirs in which something ran
-    caches: dict[tuple[int, str], int] = field(default_factory=dict)  # owner and name -> holder's uid
-    exits: dict[str, ExitRecord] = field(default_factory=dict)
-    rows: dict[str, VM] = field(default_factory=dict)
-    rules: tuple[str, ...] = ()
-    last_uid: int = 0
-    boot: str = "boot-1"
-    boots: bool = True  # guests come up
-    stops: bool = True  # guests heed a request to power off
-    broken: dict[str, Exception] = field(default_factory=dict)  # effect name -> what it raises
-    log: list[str] = field(default_factory=list)
-    images: list[Image] = field(default_factory=lambda: [IMAGE])
-    kernels: list[Kernel] = field(default_factory=lambda: [KERNEL])
-    changed: Callable[[str], None] = lambda _sid: None
-
-    def effect(self, name: str, sid: str) -> None:
-        self.log.append(f"{name} {sid}")
-        if name in self.broken:
-            raise self.broken[name]
-
-    def end(self, sid: str, record: ExitRecord | None, *, failed: bool = False) -> None:
-        """The VMM of `sid` ends."""
-        guest = self.guests.pop(sid, None)
-        if guest is not None and guest.lifeline is not None:
-            os.close(guest.lifeline)
-        self.units[sid] = Unit.FAILED if failed else Unit.ABSENT
-        self.stale.add(sid)
-        if record is not None:
-            self.exits[sid] = record
-        self.changed(sid)
-
-    def nothing_left(self) -> bool:
-        live = {sid for sid, unit in self.units.items() if unit is not Unit.ABSENT}
-        return not (
-            live
-            or any(self.caches.values())
-            or self.guests
-            or self.taps
-            or self.disks
-            or self.run_dirs
-            or self.rows
-            or self.rules
-        )
+from tests.fakes.caches import FakeCaches
+from tests.fakes.world import IMAGE, KERNEL, FakeGuest, World
 
 
 class FakeSupervisor:
@@ -237,50 +162,6 @@ class FakeDisks:
 
     def run_dir(self, vm: VM) -> Path:
         return Path("/fake/run") / vm.sid
-
-
-class FakeCaches:
-    """Which there are, and the uid that each is: 0 when it rests."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def path(self, owner_uid: int, name: str) -> Path:
-        return Path("/fake/cache") / f"{owner_uid}-{name}"
-
-    def all(self) -> tuple[Cache, ...]:
-        found = sorted(self._world.caches.items())
-        return tuple(Cache(name, owner, 16 * GIB, 4096, 1, holder) for (owner, name), holder in found)
-
-    def lent_to(self, vm: VM) -> frozenset[str]:
-        caches = self._world.caches
-        return frozenset(n for n in vm.spec.caches.values() if caches.get((vm.owner_uid, n)) == vm.uid)
-
-    async def lend(self, vm: VM, *, size: int, limit: int) -> None:
-        for name in sorted(vm.spec.caches.values()):
-            self._world.effect("lend", vm.sid)
-            key = (vm.owner_uid, name)
-            if key not in self._world.caches and sum(o == key[0] for o, _ in self._world.caches) >= limit:
-                raise too_many_caches(limit)
-            if self._world.caches.get(key, 0) not in (0, vm.uid):
-                raise CacheInUse(name)
-            self._world.caches[key] = vm.uid
-
-    async def give_back(self, vm: VM) -> None:
-        self._world.effect("give_back", vm.sid)
-        assert vm.sid not in self._world.guests, "its processes still run"
-        for name in self.lent_to(vm):
-            self._world.caches[vm.owner_uid, name] = 0
-
-    async def remove(self, owner_uid: int, name: str) -> None:
-        if self._world.caches.get((owner_uid, name), 0):
-            raise CacheInUse(name)
-        self._world.caches.pop((owner_uid, name), None)
-
-    async def reclaim(self, vms: Sequence[VM]) -> None:
-        uids = {vm.uid for vm in vms}
-        for key, holder in self._world.caches.items():
-            self._world.caches[key] = holder if holder in uids else 0
 
 
 class FakeNetwork:
