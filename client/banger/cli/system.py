@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from banger import __version__, render, units
-from banger.cli import tree
+from banger.cli import checks, tree
 from banger.cli.options import PEOPLE, Output
 from banger.errors import FAILED, OK, Failure
 from banger.service import Record, Service
@@ -47,18 +47,24 @@ def cancel(
 
 def doctor(*, output: Output = PEOPLE) -> int:
     """Check whether this machine is fit for VMs; each line that is not ok says what to do. Exit status 1: it is not."""
-    checks = Service().doctor()
+    found = list(checks.checks())
+    try:
+        found += Service().doctor()
+    except Failure as exc:
+        if exc.code == "Interrupted":
+            raise
+        found.append({"name": "service", "state": "failed", "text": str(exc), "hint": exc.hint})
     if output.json:
-        render.as_json(checks)
+        render.as_json(found)
     else:
         render.table(
             ("CHECK", "STATE", "FOUND"),
-            [[str(check[key]) for key in ("name", "state", "text")] for check in checks],
+            [[str(check[key]) for key in ("name", "state", "text")] for check in found],
         )
-        for check in checks:
+        for check in found:
             if check.get("hint") and not output.quiet:
                 render.note(f"{check['name']}: {check['hint']}")
-    return FAILED if any(check["state"] == "failed" for check in checks) else OK
+    return FAILED if any(check["state"] == "failed" for check in found) else OK
 
 
 def version(*, output: Output = PEOPLE) -> None:

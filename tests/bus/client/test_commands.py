@@ -165,7 +165,42 @@ def test_doctor(lab):
     done = lab.run("doctor")
     assert done.status == 1
     assert "vmm: enable it" in done.err
-    assert lab.run("doctor", "--json").json == [good, bad]
+    assert lab.run("doctor", "--json").json[-2:] == [good, bad]
+
+
+def test_doctor_of_the_users_side(mortal, tmp_path):
+    def checks(**env):
+        done = mortal.run("doctor", "--json", env=env)
+        return done.status, {check["name"]: check for check in done.json}
+
+    mortal.set(doctor=[])
+    (tmp_path / "home/.local/share/bash-completion/completions").mkdir(parents=True)
+    status, found = checks(HOME=str(tmp_path / "home"), SHELL="/bin/bash")
+    assert (status, {check["state"] for check in found.values()}) == (0, {"ok"})
+    assert found["config"]["text"] == "none, so built-in values"
+    assert found["completion"]["text"].startswith("none found for bash; ")
+    (tmp_path / "home/.local/share/bash-completion/completions/banger").touch()
+    assert (
+        "completions/banger"
+        in checks(HOME=str(tmp_path / "home"), SHELL="/bin/bash")[1]["completion"]["text"]
+    )
+
+    (tmp_path / "home/.config/banger").mkdir(parents=True)
+    (tmp_path / "home/.config/banger/config.toml").write_text("tolling = false\n")
+    (tmp_path / "bin").mkdir()
+    status, found = checks(HOME=str(tmp_path / "home"), PATH=str(tmp_path / "bin"))
+    assert (status, found["config"]["state"]) == (1, "failed")
+    assert "tooling" in found["config"]["text"]
+    assert found["git"] == {
+        "name": "git", "state": "warning", "text": "not on PATH",
+        "hint": "install git: `banger vm run FOLDER` asks it which files belong to a repository",
+    }  # fmt: skip
+    assert found["ssh"]["state"] == "warning"
+
+    mortal.end()
+    status, found = checks(HOME=str(tmp_path))
+    assert (status, found["service"]["state"], found["git"]["state"]) == (1, "failed", "ok")
+    assert "systemctl status banger" in found["service"]["hint"]
 
 
 def test_version(mortal):
