@@ -3,13 +3,14 @@
 import json
 import sqlite3
 import stat
+import subprocess
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
-from bangerd.model.errors import LimitReached, NoSuchVM, VMExists
+from bangerd.model.errors import LimitReached, NoSuchVM, StepFailed, VMExists
 from bangerd.model.vm import VM, Desired, VMSpec
 from bangerd.store.database import Database, DatabaseUnusable
 from bangerd.store.records import MIGRATIONS
@@ -140,3 +141,43 @@ async def test_what_is_stored_is_roots_alone(rows: VMRows, tmp_path: Path) -> No
     await rows.insert(WEB)
     assert {stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()} == {0o600}
     assert "the private key" not in repr(WEB)
+
+
+async def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    database = Database(tmp_path / "banger.db")
+    await database.open()
+    rows = VMRows(database)
+    await rows.insert(WEB)
+    await database.run(lambda: database._db.execute_sql("PRAGMA max_page_count = 1"))  # what it has stays
+    big = replace(
+        WEB, id="2" * 32, sid="2" * 8, name="big", uid=71001, address="", last_error="x" * 1_000_000
+    )
+    with pytest.raises(
+        StepFailed, match=r"no room for banger\.db: the disk of .* is full; free some room"
+    ) as caught:
+        await rows.insert(big)
+    assert "damaged" not in str(caught.value)
+    assert await rows.load() == (WEB,)
+    await database.close()
+
+
+@pytest.mark.root
+async def test_a_disk_that_is_full_already_is_no_damage(tmp_path: Path) -> None:
+    """As bangerd meets it when it starts."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], check=True)
+    try:
+        subprocess.run(
+            ["dd", "if=/dev/zero", f"of={place}/ballast", "bs=1k"], check=False, capture_output=True
+        )
+        full = Database(place / "banger.db")
+        with pytest.raises(DatabaseUnusable, match="is full; free some room and try again"):
+            await full.open()
+        await full.close()
+        (place / "ballast").unlink()
+        database = Database(place / "banger.db")
+        await database.open()
+        await database.close()
+    finally:
+        subprocess.run(["umount", "--lazy", place], check=True)  # an exception may hold the file open

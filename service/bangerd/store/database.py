@@ -51,7 +51,7 @@ class Database:
         except peewee.IntegrityError:
             raise
         except peewee.PeeweeException as exc:
-            raise StepFailed(f"the database {self._path} failed: {exc}; is the disk full?") from exc
+            raise StepFailed(_told(self._path, exc)) from exc
 
     async def transaction(self, work: Callable[[], T]) -> T:
         """Like run(), all or nothing."""
@@ -76,6 +76,12 @@ class Database:
             self._db.connect()
             problem = self._db.execute_sql("PRAGMA quick_check(1)").fetchone()[0]
             version = self._db.execute_sql("PRAGMA user_version").fetchone()[0]
+        except OSError as exc:
+            raise DatabaseUnusable(
+                f"{self._path} cannot be used: {exc.strerror}; see to the disk it is on and start again"
+            ) from exc
+        except (peewee.OperationalError, sqlite3.OperationalError) as exc:
+            raise DatabaseUnusable(_told(self._path, exc)) from exc
         except (peewee.DatabaseError, sqlite3.DatabaseError) as exc:
             raise DatabaseUnusable(f"{self._path} is damaged ({exc}); {_WAY_OUT}") from exc
         if problem != "ok":
@@ -90,6 +96,26 @@ class Database:
                 for statement in MIGRATIONS[number]:
                     self._db.execute_sql(statement)
                 self._db.execute_sql(f"PRAGMA user_version = {number + 1}")
+
+
+def _told(path: Path, exc: Exception) -> str:
+    """SQLite's error for an admin: what is not possible, why, what to do."""
+    said = str(_first(exc))
+    if "disk is full" in said or "disk I/O error" in said:  # the latter where a journal finds no room
+        return f"there is no room for {path.name}: the disk of {path.parent} is full; free some room and try again"
+    if "readonly" in said or "unable to open" in said:
+        return f"{path} cannot be written ({said}); see to its permissions and to the file system it is on"
+    if "locked" in said:
+        return f"{path} is locked by another program; end it and try again"
+    return f"{path} cannot be used ({said}); the journal of banger.service may tell more"
+
+
+def _first(exc: BaseException) -> BaseException:
+    """SQLite ends a transaction that finds no room by itself, and peewee's rollback of it then fails too."""
+    first, at = exc, exc.__context__
+    while at is not None:
+        first, at = (at if isinstance(at, sqlite3.Error) else first), at.__context__
+    return first
 
 
 _WAY_OUT = (
