@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.unit.library_bench import Bench
 from tests.unit.native_protocol import NATIVE, Shim
+from tests.unit.workspace_guest import Guest
+from tests.unit.workspace_repos import Repos
 
 SANITIZED = NATIVE / "build/asan"
 
@@ -85,3 +87,27 @@ async def bench(
     yield (made := Bench(folder, monkeypatch))
     assert made.leftovers() == []
     assert list((made.state / "images").glob(".*")) == []
+
+
+@pytest.fixture
+def repos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Repos:
+    """Makes git repositories; whatever this machine's git is set to does not count."""
+    folder = tmp_path / "repos"
+    folder.mkdir()
+    settings = tmp_path / "gitconfig"
+    settings.write_text("[user]\nname = Alice\nemail = alice@example.org\n[init]\ndefaultBranch = main\n")
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(settings))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    return Repos(folder)
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Guest]:
+    """A guest whose /root is a folder here."""
+    home = tmp_path / "guest"
+    home.mkdir()
+    made = Guest(home)
+    yield made
+    made.close()

@@ -31,12 +31,15 @@ def prepare(
         return
     service = Service()
     vm = service.find_vm(name)
-    wanted.send(lambda: service.open_session(vm), output.progress(name), replace=replace)
+    changed = wanted.send(lambda: service.open_session(vm), output.progress(name), replace=replace)
     if output.json:
         record = wanted.record()
         del record["files"]
-        render.as_json({"vm": name, **record})
-    elif not output.quiet:
+        render.as_json({"vm": name, **record, "changed": list(changed)})
+        return
+    for text in changed:
+        render.note(text)
+    if not output.quiet:
         render.note(f"{wanted.top} is in {name} now: `banger vm exec {name} --workdir {wanted.workdir}`")
 
 

@@ -1,6 +1,7 @@
 """What a workspace will be: every check, and the list of files. Nothing is made here, nor sent."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,14 +70,17 @@ class Plan:
             "warnings": list(self.warnings),
         }
 
-    def send(self, open_session: Callable[[], int], progress: Progress, *, replace: bool = False) -> None:
+    def send(
+        self, open_session: Callable[[], int], progress: Progress, *, replace: bool = False
+    ) -> tuple[str, ...]:
         """Put it into the guest whose sessions `open_session` opens; `replace` what is there already.
 
-        All of it or nothing is there afterwards. Raises Failure; on the host nothing is left in any case.
+        Returns what changed on this side meanwhile, in words. All of it or nothing is there afterwards. Raises
+        Failure; on the host nothing is left in any case.
         """
         from banger.workspace import send
 
-        send.send(self, open_session, progress, replace=replace)
+        return send.send(self, open_session, progress, replace=replace)
 
 
 _TYPES = {b"0": "file", b"2": "link", b"5": "folder"}
@@ -85,10 +89,7 @@ _TYPES = {b"0": "file", b"2": "link", b"5": "folder"}
 def plan(path: str | Path, options: Options) -> Plan:
     """The workspace for the folder `path`: the whole repository it is in. Raises Failure or UsageError."""
     options.check()
-    place = Path(path)
-    if not place.is_dir():
-        what = "is no folder" if os.path.lexists(place) else "does not exist"
-        raise UsageError(f"{place} {what}", hint="give the folder of a git repository")
+    place = _folder(Path(path))
     found = Findings([], [])
     try:
         repo = repos.find(place)
@@ -110,6 +111,16 @@ def plan(path: str | Path, options: Options) -> Plan:
     name = _name(repo.top)
     workdir = "/".join(part for part in (GUEST_HOME, name, repo.prefix) if part)
     return Plan(repo.top, name, workdir, branch, commit, parts, (), tuple(found.warnings))
+
+
+def _folder(place: Path) -> Path:
+    try:
+        if stat.S_ISDIR(place.stat().st_mode):
+            return place
+        why = "is no folder"
+    except (OSError, ValueError) as exc:
+        why = "does not exist" if isinstance(exc, FileNotFoundError) else f"cannot be looked at: {exc}"
+    raise UsageError(f"{str(place)!a} {why}", hint="give the folder of a git repository")
 
 
 def _plain(top: Path, options: Options, found: Findings) -> Plan:

@@ -41,6 +41,7 @@ class Part:
     ignored: frozenset[bytes] = frozenset()  # of the entries, what git ignores
     commit: str = ""  # the files are this commit's, not the working tree's
     modules: tuple[bytes, ...] = ()  # submodules that come along, relative
+    gone: tuple[bytes, ...] = ()  # tracked, and not there any more
 
 
 @dataclass(slots=True)
@@ -74,7 +75,7 @@ def find(path: Path) -> Repo:
         if "not a git repository" in err:
             raise _no_repository(path)
         raise failed(err, status, f"cannot look at the repository {path}", path)
-    bare, inside, object_format, up, git_dir = out.removesuffix(b"\n").split(b"\n", 4)
+    bare, inside, object_format, rest = out.removesuffix(b"\n").split(b"\n", 3)
     if bare == b"true":
         raise Failure(
             "BareRepository",
@@ -83,6 +84,7 @@ def find(path: Path) -> Repo:
         )
     if inside == b"true":
         raise UsageError(f"{path} is git's own folder", hint="give the folder beside it")
+    up, _, git_dir = rest.partition(b"\n")  # the last, as a newline may be in it
     top = Path(os.path.realpath(path / os.fsdecode(up)))
     folder = Path(os.fsdecode(git_dir))
     prefix = os.path.relpath(path, top)
@@ -97,8 +99,9 @@ def _with_head(repo: Repo) -> Repo:
     status, out, _ = git.ask("symbolic-ref", "-q", "HEAD")
     ref = os.fsdecode(out.removesuffix(b"\n")) if not status else ""
     status, out, err = git.ask("rev-parse", "-q", "--verify", "HEAD^{commit}")
-    if status and (err or not ref):
-        raise failed(err, status, f"cannot read the present commit of {repo.top}", repo.top)
+    if status and (not ref or not git.ask("rev-parse", "-q", "--verify", "HEAD")[0]):
+        text = err or "fatal: bad object HEAD"
+        raise failed(text, status, f"cannot read the present commit of {repo.top}", repo.top)
     head = out.decode("ascii").strip() if not status else ""
     return replace(repo, head=head, branch=ref.removeprefix("refs/heads/"))
 
@@ -186,6 +189,7 @@ class _Walk:
         self._last = b""
         self.entries: list[Entry] = []
         self.modules: list[bytes] = []
+        self.gone: list[bytes] = []
         self._trust_mode = repo.git.ask("config", "--type=bool", "core.fileMode")[1] != b"false\n"
 
     def take(self, folder: Folder, record: bytes) -> None:
@@ -211,10 +215,11 @@ class _Walk:
         except PermissionError:
             self._found.unreadable.append(self._shown(path))
         except OSError:
-            pass  # deleted, or in a folder that is none any more: so git sees it, too
+            self.gone.append(path)  # deleted, or in a folder that is none any more: so git sees it, too
 
     def _module(self, folder: Folder, path: bytes, info: os.stat_result) -> None:
         if not stat.S_ISDIR(info.st_mode):
+            self.gone.append(path)
             return
         try:
             folder.stat(path + b"/.git")
@@ -234,7 +239,9 @@ class _Walk:
             self.entries.append(Entry(path, FILE, 0o755 if executable else 0o644, info.st_size))
         elif stat.S_ISLNK(info.st_mode):
             self.entries.append(Entry(path, LINK, 0o777, info.st_size))
-        elif not stat.S_ISDIR(info.st_mode):  # a folder in a file's place: the file counts as deleted
+        elif stat.S_ISDIR(info.st_mode):  # in the file's place, which counts as deleted
+            self.gone.append(path)
+        else:
             self._found.warnings.append(f"left out: {self._shown(path)} is no file but a {_kind(info)}")
 
     def _shown(self, path: bytes) -> str:
@@ -290,25 +297,38 @@ def _committed_module(repo: Repo, prefix: bytes, path: bytes, oid: str, found: F
 def plain(path: Path, found: Findings) -> tuple[Entry, ...]:
     """Everything in the folder `path`, which is no repository: files, links as they are, folders."""
     entries: list[Entry] = []
-    with Folder(path) as folder:
-        try:
+    try:
+        with Folder(path) as folder:
             for name, info in folder.walk():
-                if stat.S_ISDIR(info.st_mode):
-                    entries.append(Entry(name, DIRECTORY, info.st_mode & 0o777, 0))
-                elif stat.S_ISLNK(info.st_mode):
-                    entries.append(Entry(name, LINK, 0o777, info.st_size))
-                elif stat.S_ISREG(info.st_mode):
-                    entries.append(Entry(name, FILE, 0o755 if info.st_mode & 0o100 else 0o644, info.st_size))
-                    if not folder.readable(name):
-                        found.unreadable.append(os.fsdecode(name))
-                else:
+                entry = _entry(name, info)
+                if entry is None:
                     found.warnings.append(f"left out: {os.fsdecode(name)} is no file but a {_kind(info)}")
-        except PermissionError as exc:
-            raise Failure(
-                "Unreadable", f"cannot read all of {path}", why=str(exc), hint="`chmod u+rx` the folder"
-            ) from None
-        except OSError as exc:
-            raise Failure(
-                "Changed", f"cannot list {path}", why=f"it changed meanwhile: {exc}", hint="try again"
-            ) from None
+                    continue
+                entries.append(entry)
+                if entry.kind == FILE and not folder.readable(name):
+                    found.unreadable.append(entry.name)
+    except PermissionError as exc:
+        raise Failure(
+            "Unreadable", f"cannot read all of {path}", why=str(exc), hint="`chmod u+rx` the folder"
+        ) from None
+    except OSError as exc:
+        raise Failure(
+            "Changed", f"cannot list {path}", why=f"it changed meanwhile: {exc}", hint="try again"
+        ) from None
     return tuple(entries)
+
+
+def list_folder(path: Path) -> tuple[Entry, ...]:
+    """Everything in a folder of our own."""
+    with Folder(path) as folder:
+        return tuple(entry for name, info in folder.walk() if (entry := _entry(name, info)))
+
+
+def _entry(name: bytes, info: os.stat_result) -> Entry | None:
+    if stat.S_ISDIR(info.st_mode):
+        return Entry(name, DIRECTORY, 0o755, 0)
+    if stat.S_ISLNK(info.st_mode):
+        return Entry(name, LINK, 0o777, info.st_size)
+    if stat.S_ISREG(info.st_mode):
+        return Entry(name, FILE, 0o755 if info.st_mode & 0o100 else 0o644, info.st_size)
+    return None

@@ -35,6 +35,30 @@ What would act on your terminal (cursor, title, hidden text) is left out; --raw
 keeps it. --follow ends with the VM, or with Ctrl-C. --json gives an object for
 each line."""
 
+_PREPARE = """\
+Takes the files that git tracks, as they are in the working tree, to a folder of
+the same name in the guest's /root, as a git repository one can commit in. PATH
+(the present folder) may be a folder of it. Nothing is changed on this side.
+
+Examples:
+  banger vm workspace prepare web                the repository you are in
+  banger vm workspace prepare web ~/src/app --branch try
+  banger vm workspace prepare web --dry-run      only list what would be taken"""
+
+WORKSPACE = Group(
+    "workspace",
+    "Take a repository into a VM, and bring back what changed there.",
+    (
+        Command(
+            "prepare",
+            "workspace:prepare",
+            "Take a repository into a VM that runs.",
+            _PREPARE,
+            "NAME [PATH]",
+        ),
+    ),
+)
+
 VM = Group(
     "vm",
     "Make, use and remove VMs.",
@@ -63,6 +87,7 @@ VM = Group(
         Command("delete", "vm:delete", "Remove VMs with their disks, also those that run."),
         Command("list", "vm:list_", "List your VMs."),
         Command("show", "vm:show", "Show all about one VM."),
+        WORKSPACE,
         Command("logs", "logs:logs", "Show a VM's console.", _LOGS),
     ),
     _VM,

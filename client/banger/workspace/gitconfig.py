@@ -1,0 +1,78 @@
+"""The guest repository's config: what its files need to be read, and remotes without anything secret."""
+
+import re
+from collections.abc import Iterable, Mapping
+from urllib.parse import urlsplit, urlunsplit
+
+from banger.workspace.git import Git, split
+
+Settings = Mapping[str, str]  # as `git config --list` tells them; the last of a key counts
+
+# How git reads and writes this repository's files. Nothing that names a program or a path of the host.
+_TAKEN = ("core.autocrlf", "core.eol", "core.sparsecheckout", "core.sparsecheckoutcone", "core.safecrlf")
+_URL = re.compile(r"(remote|submodule)\.(.+)\.(url)", re.DOTALL)
+
+
+def read(git: Git) -> Settings:
+    """The repository's settings, the user's and the machine's among them."""
+    settings = {}
+    for record in split(git.run("config", "-z", "--list")):
+        key, _, value = record.partition(b"\n")
+        settings[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+    return settings
+
+
+def guest(settings: Settings, object_format: str, branch: str, work_tree: str) -> bytes:
+    """The text of the guest's config; `work_tree` is relative to the git folder, "" for the folder beside it."""
+    lines = [
+        "[core]",
+        "repositoryformatversion = 1" if object_format != "sha1" else "repositoryformatversion = 0",
+    ]
+    lines += ["filemode = true", "bare = false", "logallrefupdates = true"]
+    # The index was made on the host: of what it knows of each file only time and size are the same in the guest.
+    lines += ["trustctime = false", "checkstat = minimal"]
+    if work_tree:
+        lines.append(f"worktree = {_quoted(work_tree)}")
+    lines += [f"{key.partition('.')[2]} = {_quoted(settings[key])}" for key in _TAKEN if settings.get(key)]
+    if object_format != "sha1":
+        lines += ["[extensions]", f"objectformat = {object_format}"]
+    for key, value in settings.items():
+        match = _URL.fullmatch(key)
+        if match and (url := without_secrets(value)):
+            section, name = match[1], match[2]
+            lines += [f"[{section} {_quoted(name)}]", f"url = {_quoted(url)}"]
+            if section == "remote":
+                lines.append(f"fetch = {_quoted(f'+refs/heads/*:refs/remotes/{name}/*')}")
+            else:
+                lines.append("active = true")
+    lines += _upstream(settings, branch)
+    text = "\n".join(line if line.startswith("[") else f"\t{line}" for line in lines) + "\n"
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _upstream(settings: Settings, branch: str) -> Iterable[str]:
+    remote = settings.get(f"branch.{branch}.remote")
+    merge = settings.get(f"branch.{branch}.merge")
+    if not (branch and remote and merge) or f"remote.{remote}.url" not in settings:
+        return []
+    return [f"[branch {_quoted(branch)}]", f"remote = {_quoted(remote)}", f"merge = {_quoted(merge)}"]
+
+
+def without_secrets(url: str) -> str:
+    """`url` without password, token and query; "" if it cannot be taken apart."""
+    if "://" not in url:
+        return url  # a path, or host:path of ssh, in which no password can be
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return ""
+    user = (parts.netloc.rpartition("@")[0]).partition(":")[0]
+    if user and parts.scheme in ("ssh", "git+ssh", "ssh+git"):  # "git@", which belongs to the address
+        host = f"{user}@{host}"
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t")
+    return f'"{escaped}"'
