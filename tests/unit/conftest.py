@@ -111,3 +111,15 @@ def guest(tmp_path: Path) -> Iterator[Guest]:
     made = Guest(home)
     yield made
     made.close()
+
+
+@pytest.fixture
+def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Neither a file in the temporary folder nor a descriptor, however it went."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    before = list(Path("/proc/self/fd").iterdir())
+    yield
+    assert list(scratch.iterdir()) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)

@@ -1,62 +1,22 @@
 """Workspaces on their way into a guest: real repositories, a real tar and git at the other end, a folder as /root."""
 
-import errno
 import os
 import re
-import signal
 import stat
-import tempfile
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.unit.workspace_guest import Guest, message
-from tests.unit.workspace_repos import Repos, fingerprint
+from tests.unit.workspace_guest import Guest
+from tests.unit.workspace_repos import Repos, contents, send
 
 from banger.errors import Failure
-from banger.progress import Progress
 from banger.workspace.options import Options
-from banger.workspace.plan import plan
 
-
-@pytest.fixture(autouse=True)
-def nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Neither a file in the temporary folder nor a descriptor, however it went."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    before = list(Path("/proc/self/fd").iterdir())
-    yield
-    assert list(scratch.iterdir()) == []
-    assert len(list(Path("/proc/self/fd").iterdir())) == len(before)
-
-
-TRACKED = Options()
-
-
-def send(repo: Path, guest: Guest, options: Options = TRACKED, *, replace: bool = False) -> tuple[str, ...]:
-    before = fingerprint(repo)
-    try:
-        return plan(repo, options).send(guest.open_session, Progress("x", quiet=True), replace=replace)
-    finally:
-        after = fingerprint(repo)
-        assert after == before
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 def status(repos: Repos, repo: Path, *words: str) -> str:
     return repos.git(repo, "status", "--porcelain=v2", "--branch", *words)
-
-
-def contents(top: Path) -> dict[str, str | bytes]:
-    """Files and links below, but for .git."""
-    found: dict[str, str | bytes] = {}
-    for path in (Path(folder, name) for folder, names, files in os.walk(top) for name in names + files):
-        if ".git" in path.relative_to(top).parts or stat.S_ISDIR(path.lstat().st_mode):
-            continue
-        name = str(path.relative_to(top))
-        found[name] = str(path.readlink()) if path.is_symlink() else path.read_bytes()
-    return found
 
 
 def test_a_dirty_repository_looks_the_same_there(repos: Repos, guest: Guest):
@@ -329,137 +289,3 @@ def test_what_is_there_already(repos: Repos, guest: Guest):
     assert not (there / "mine").exists()
     assert repos.git(there, "status", "--porcelain") == ""
     assert list(guest.home.iterdir()) == [there]
-
-
-@pytest.mark.parametrize(
-    ("change", "said", "left"),
-    [
-        (lambda path: path.unlink(), "left out: No such file", None),
-        (
-            lambda path: path.write_text("longer than before"),
-            "it had 4 bytes and has 18",
-            "longer than before",
-        ),
-        (lambda path: (path.unlink(), path.symlink_to("/etc/passwd")), "left out: Too many levels", None),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "no file any more", None),
-        (lambda path: (path.unlink(), path.mkdir()), "no file any more", None),
-    ],
-)
-def test_a_file_that_changes_before_its_turn(
-    repos: Repos, guest: Guest, change, said: str, left: str | None
-):
-    """It is never followed when it became a link, and the rest arrives."""
-    repo = repos.make({"a": "before", "large": "x" * 2_000_000, "z": "late"})
-    guest.after_bytes = (500_000, lambda: change(repo / "z"))
-    changed = plan(repo, Options()).send(guest.open_session, Progress("x", quiet=True))
-    assert [said in text and text.startswith("z changed meanwhile") for text in changed] == [True], changed
-    there = guest.home / "app"
-    assert (there / "a").read_text() == "before"
-    assert ((there / "z").read_text() if (there / "z").exists() else None) == left
-
-
-def test_a_large_file_that_shrinks_ends_it(repos: Repos, guest: Guest):
-    repo = repos.make({})
-    (repo / "large").write_bytes(os.urandom(20_000_000))
-    repos.git(repo, "add", "--all")
-    guest.after_bytes = (1_000_000, lambda: os.truncate(repo / "large", 2_000_000))
-    with pytest.raises(Failure, match="became shorter"):
-        plan(repo, Options()).send(guest.open_session, Progress("x", quiet=True))
-    guest.close()
-    assert list(guest.home.iterdir()) == []
-
-
-def test_ctrl_c_while_it_is_copied(repos: Repos, guest: Guest):
-    repo = repos.make({})
-    (repo / "large").write_bytes(os.urandom(20_000_000))
-    repos.git(repo, "add", "--all")
-    main = threading.main_thread().ident
-    guest.after_bytes = (1_000_000, lambda: signal.pthread_kill(main, signal.SIGINT))
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Failure, match="interrupted") as caught:
-        send(repo, guest)
-    assert caught.value.status == 130
-    assert signal.getsignal(signal.SIGINT) == before
-    guest.close()
-    assert list(guest.home.iterdir()) == []
-
-
-def _tools(folder: Path, **scripts: str) -> str:
-    """A PATH with sh and a few tools, and `scripts` in place of others."""
-    folder.mkdir()
-    for name in ("sh", "mkdir", "rmdir", "mv", "rm", "find", "head", "cat", "tar"):
-        place = folder / name
-        if name not in scripts:
-            place.symlink_to(f"/usr/bin/{name}")
-        elif scripts[name]:
-            place.write_text(f"#!/bin/sh\n{scripts[name]}\n")
-            place.chmod(0o755)
-    return str(folder)
-
-
-@pytest.mark.parametrize(
-    ("scripts", "said", "hint"),
-    [
-        ({"tar": ""}, "the image has no tar", "use an image with tar"),
-        ({"sh": ""}, "the image has no sh", "use an image with sh"),
-        (
-            {"tar": "echo 'tar: f: Cannot write: No space left on device\ntar: Exiting' >&2; exit 2"},
-            "does not fit into the guest: tar: f: Cannot write: No space left",
-            "--disk",
-        ),
-        (
-            {"tar": "echo 'tar: something else' >&2; exit 2"},
-            "could not be unpacked in the guest: tar: some",
-            "nothing",
-        ),
-        ({"tar": "kill -9 $$"}, "could not be unpacked", "nothing"),
-        ({"mv": "echo no such move >&2; exit 1"}, "could not be put in place: no such move", ""),
-        (
-            {"mkdir": "echo read-only >&2; exit 1"},
-            "could not be unpacked in the guest: read-only",
-            "nothing",
-        ),
-    ],
-)
-def test_guests_that_cannot(
-    repos: Repos, guest: Guest, tmp_path: Path, scripts: dict[str, str], *, said: str, hint: str
-):
-    repo = repos.make({"a": "1" * 1_000_000})
-    guest.path = _tools(tmp_path / "bin", **scripts)
-    with pytest.raises(Failure) as caught:
-        send(repo, guest)
-    assert said in str(caught.value)
-    assert hint in caught.value.hint
-    assert caught.value.status == 1
-    guest.close()
-    assert list(guest.home.iterdir()) == []
-
-
-def test_a_guest_that_goes_away(repos: Repos, guest: Guest):
-    repo = repos.make({"a": "1"})
-    guest.play = lambda link: link.sendall(message(21, b"\xff\xff\xff\x00"))
-    with pytest.raises(Failure, match="app was not copied: the guest went away") as caught:
-        send(repo, guest)
-    assert (caught.value.code, caught.value.status) == ("GuestGone", 1)
-
-
-def test_no_session_nothing_made(repos: Repos):
-    repo = repos.make({"a": "1"})
-
-    def refuse() -> int:
-        raise Failure("WrongState", "the VM is stopped")
-
-    with pytest.raises(Failure, match="the VM is stopped"):
-        plan(repo, Options()).send(refuse, Progress("x", quiet=True))
-
-
-def test_no_room_on_this_side(repos: Repos, guest: Guest, monkeypatch: pytest.MonkeyPatch):
-    repo = repos.make({"a": "1"})
-
-    def full(**_more: object) -> str:
-        raise OSError(errno.ENOSPC, "No space left on device", "/tmp")
-
-    monkeypatch.setattr(tempfile, "mkdtemp", full)
-    with pytest.raises(Failure, match="No space left") as caught:
-        send(repo, guest)
-    assert "TMPDIR" in caught.value.hint

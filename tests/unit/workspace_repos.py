@@ -8,7 +8,14 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.unit.workspace_guest import Guest
+
+from banger.progress import Progress
+from banger.workspace.options import Options
+from banger.workspace.plan import plan
+
 TOP = Path(__file__).parents[2]
+TRACKED = Options()
 
 
 class Repos:
@@ -78,4 +85,24 @@ def fingerprint(top: Path) -> dict[str, str]:
         renewed = "/.git/objects/" in str(path) or path.name.startswith("sharedindex.")
         when = 0 if renewed or stat.S_ISDIR(info.st_mode) else info.st_mtime_ns
         found[str(path)] = f"{info.st_mode:o} {when} {content}"
+    return found
+
+
+def send(repo: Path, guest: Guest, options: Options = TRACKED, *, replace: bool = False) -> tuple[str, ...]:
+    before = fingerprint(repo)
+    try:
+        return plan(repo, options).send(guest.open_session, Progress("x", quiet=True), replace=replace)
+    finally:
+        after = fingerprint(repo)
+        assert after == before
+
+
+def contents(top: Path) -> dict[str, str | bytes]:
+    """Files and links below, but for .git."""
+    found: dict[str, str | bytes] = {}
+    for path in (Path(folder, name) for folder, names, files in os.walk(top) for name in names + files):
+        if ".git" in path.relative_to(top).parts or stat.S_ISDIR(path.lstat().st_mode):
+            continue
+        name = str(path.relative_to(top))
+        found[name] = str(path.readlink()) if path.is_symlink() else path.read_bytes()
     return found
