@@ -163,13 +163,15 @@ class Service:
             call, progress, f"cannot pull image '{name}'" if name else "cannot pull the default image"
         )
 
+    def find_image(self, name: str) -> Record:
+        """What is known of the image with this name or id."""
+        for image in self.list_images():
+            if name in (image.get("name"), image.get("id")):
+                return image
+        raise Failure("NoSuchImage", f"no image named '{name}' here", hint="`banger image list` shows them")
+
     def delete_image(self, name: str, progress: Progress) -> None:
-        found = [image for image in self.list_images() if name in (image.get("name"), image.get("id"))]
-        if not found:
-            raise Failure(
-                "NoSuchImage", f"no image named '{name}' here", hint="`banger image list` shows them"
-            )
-        call = Call(str(found[0]["path"]), _IMAGE, "Delete", "a{sv}", ({},))
+        call = Call(str(self.find_image(name)["path"]), _IMAGE, "Delete", "a{sv}", ({},))
         self._follow(call, progress, f"cannot delete image '{name}'")
 
     # Caches

@@ -5,10 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bangerd.core.ports import UnitSpec
+from bangerd.model import mise
 from bangerd.model.image import Image, Kernel
 from bangerd.model.vm import VM, ExitRecord, Unit
 
-IMAGE = Image("aaaaaaaaaaaa", "debian-bookworm", "sha256:" + "a" * 64, 300_000_000, 1, 0, "fake archive")
+IMAGE = Image(
+    "aaaaaaaaaaaa",
+    "debian-bookworm",
+    "sha256:" + "a" * 64,
+    300_000_000,
+    1,
+    0,
+    "fake archive",
+    packages=(mise.package(mise.NPM),),
+)
 KERNEL = Kernel(
     "bbbbbbbbbbbb",
     "debian-bookworm",

@@ -51,6 +51,34 @@ def delete(name: ImageName, /, *more: ImageName, output: Output = PEOPLE) -> Non
         render.as_json([{"name": one, "done": "delete"} for one in (name, *more)])
 
 
+def show(name: ImageName, /, *, output: Output = PEOPLE) -> None:
+    """Show all about one image, and what it has from elsewhere than its distribution's archive."""
+    image = Service().find_image(name)
+    if output.json:
+        render.as_json(image)
+        return
+    facts = {
+        "name": image["name"],
+        "id": image["id"],
+        "digest": image.get("digest"),
+        "size": units.size(image["size"]) if "size" in image else None,
+        "made": f"{units.age(time.time() - image['created_at'])} ago" if "created_at" in image else None,
+        "source": image.get("source"),
+        "init": image.get("init"),
+        "env": ", ".join(image.get("env", ())),
+        "labels": ", ".join(f"{key}={value}" for key, value in image.get("labels", {}).items()),
+    }
+    groups = {"image": {key: str(value) for key, value in facts.items() if value}}
+    for package in image.get("packages", ()):
+        groups[f"{package['name']} {package['version']}"] = {
+            "from": package["url"],
+            "digest": package["digest"],
+            "license": package["license"],
+            "project": package["project"],
+        }
+    render.sections(groups)
+
+
 def _print(
     records: list[Record], output: Output, *, none: str, extra: tuple[str, str] | None = None
 ) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import sys
 from collections.abc import Awaitable, Callable
@@ -142,6 +143,13 @@ async def test_errors_arrive(banger: Run) -> None:
 async def test_images_kernels_jobs_and_the_service(banger: Run) -> None:
     images = (await banger("image", "list", "--json")).json
     assert (await banger("image", "list")).out.splitlines()[1].split()[0] == images[0]["name"]
+    shown = await banger("image", "show", images[0]["id"])
+    assert re.search(
+        r"^mise 20\S+$\s+from +https://registry.npmjs.org/\S+$\s+digest +sha512:", shown.out, re.MULTILINE
+    )
+    (package,) = (await banger("image", "show", images[0]["name"], "--json")).json["packages"]
+    assert (package["name"], package["license"]) == ("mise", "MIT")
+    assert "image list" in (await banger("image", "show", "nothere")).err
     assert (await banger("kernel", "list")).status == 0
     assert (await banger("vm", "create", "-q")).status == 0
     jobs = (await banger("job", "list", "--json")).json

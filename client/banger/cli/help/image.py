@@ -7,6 +7,7 @@ IMAGE = Group(
     "Get and remove images.",
     (
         Command("list", "image:list_", "List the images on this machine."),
+        Command("show", "image:show", "Show all about one image."),
         Command("pull", "image:pull", "Get an image of the catalog, and the default kernel."),
         Command("delete", "image:delete", "Remove images that no VM uses."),
     ),
