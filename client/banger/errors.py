@@ -10,6 +10,7 @@ DBUS_ERRORS = "org.freedesktop.DBus.Error."
 OK = 0
 FAILED = 1
 USAGE = 2
+TIMED_OUT = 124  # `--timeout` ended the command, as timeout(1) says it
 RUN_FAILED = 125  # `vm run`, `vm exec`: banger failed, the command did not start
 
 # The service's errors (the name's last part). Its sentences say the next step themselves, so no hint here.

@@ -4,6 +4,7 @@ One thread, one poll loop. The descriptor from VM.Exec is the only link; what co
 and is checked for shape and size.
 """
 
+import math
 import os
 import select
 import signal
@@ -14,8 +15,8 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
-from banger import messages, terminal
-from banger.errors import RUN_FAILED, Failure
+from banger import messages, terminal, units
+from banger.errors import RUN_FAILED, TIMED_OUT, Failure
 from banger.messages import Command, encode
 from banger.sink import Sink
 
@@ -26,6 +27,8 @@ _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, sign
 _INSIST = 3  # so many SIGINT within a second leave a command that takes no notice
 _ESCAPE = b"\x1d"  # so many Ctrl-] within a second leave a terminal session
 _GRACE_AFTER_PIPE_S = 1.0
+# What is done about a command that outlasts its time, and how long it gets to end then. A last one: we leave.
+_TIMEOUT_STEPS = ((signal.SIGTERM, 10.0), (signal.SIGKILL, 2.0))
 
 
 @dataclass(slots=True)
@@ -41,23 +44,32 @@ class _State:
     escape_began: float = 0.0
     pipe_broke_at: float = 0.0
     hung_up: bool = False
+    deadline: float = math.inf
+    timeout_steps: int = 0  # of _TIMEOUT_STEPS, taken already
 
 
-def run(fd: int, command: Command) -> int:
+def run(fd: int, command: Command, *, timeout_s: float | None = None) -> int:
     """Run `command` over the session descriptor `fd` (taken over) with our standard streams; return its exit status.
 
-    128+n when signal n ended it. Raises Failure (status 125 to 127) when it could not be run or the guest went away.
+    128+n when signal n ended it. A command that runs longer than `timeout_s` gets SIGTERM, and SIGKILL 10 s later.
+    Raises Failure (status 124 to 127) when it was ended so, could not be run, or the guest went away.
     """
     message = encode(command)
     with socket.socket(fileno=fd) as link, ExitStack() as stack:
         link.settimeout(0)
-        return _Session(link, message, stack, command.tty).run()
+        return _Session(link, message, stack, command.tty, timeout_s).run()
 
 
 class _Session:
     def __init__(
-        self, link: socket.socket, first: bytes, stack: ExitStack, tty: tuple[int, int] | None
+        self,
+        link: socket.socket,
+        first: bytes,
+        stack: ExitStack,
+        tty: tuple[int, int] | None,
+        timeout_s: float | None,
     ) -> None:
+        self._timeout_s = timeout_s
         self._link = link
         self._out = bytearray(first)
         self._in = bytearray()
@@ -83,11 +95,15 @@ class _Session:
                 return self._result(state.end)
             for fd, events in self._poll():
                 self._handle(fd, events)
+            if time.monotonic() >= state.deadline:
+                self._timed_out()
 
     def _pending(self) -> bool:
         return any(sink.pending for sink in self._sinks.values())
 
     def _result(self, end: int | Failure) -> int:
+        if self._state.timeout_steps:
+            raise self._overdue("was ended")
         if isinstance(end, Failure):
             raise end
         for sink in self._sinks.values():
@@ -109,7 +125,9 @@ class _Session:
                 poll.register(sink.fd, select.POLLOUT if sink.pending else 0)
         if state.stdin_open and state.credit > 0 and len(self._out) < _QUEUE_LIMIT:
             poll.register(0, select.POLLIN)
-        return poll.poll()
+        if math.isinf(state.deadline):
+            return poll.poll()
+        return poll.poll(max(0.0, state.deadline - time.monotonic()) * 1000)
 
     def _handle(self, fd: int, events: int) -> None:
         if fd == self._link.fileno():
@@ -201,6 +219,23 @@ class _Session:
             os.kill(os.getpid(), signal.SIGSTOP)
             self._raw.enter()
 
+    def _timed_out(self) -> None:
+        state = self._state
+        if state.timeout_steps == len(_TIMEOUT_STEPS):
+            state.left = self._overdue("does not end")
+            return
+        signum, patience_s = _TIMEOUT_STEPS[state.timeout_steps]
+        state.timeout_steps += 1
+        state.deadline = time.monotonic() + patience_s
+        self._send(messages.SIGNAL, messages.U32.pack(signum))
+        self._send(
+            messages.SIGNAL, messages.U32.pack(signal.SIGCONT)
+        )  # one that is stopped would not notice
+
+    def _overdue(self, what: str) -> Failure:
+        limit = units.duration(self._timeout_s or 0)
+        return Failure("TimedOut", f"the command ran longer than {limit} and {what}", status=TIMED_OUT)
+
     def _send_size(self) -> None:
         if self._tty is not None:
             self._send(messages.WINSIZE, struct.pack("<HH", *terminal.size()))
@@ -249,7 +284,8 @@ class _Session:
         elif kind == messages.STDIN_CREDIT and len(payload) == 4:
             state.credit += messages.U32.unpack(payload)[0]
         elif kind == messages.STARTED and len(payload) == 4:
-            pass
+            if self._timeout_s is not None and math.isinf(state.deadline):
+                state.deadline = time.monotonic() + self._timeout_s
         elif kind == messages.EXIT and len(payload) == 8:
             how, value = struct.unpack("<II", payload)
             state.end = min(128 + value, 255) if how else value & 0xFF

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from banger import messages
 from banger.errors import RUN_FAILED, Failure
+from banger.interrupt import Interrupts
 from banger.messages import Command, encode
 
 Chunk = bytes | bytearray | memoryview
@@ -38,9 +39,10 @@ def run(
     """Run `command` over the session descriptor `fd` (taken over): `source` is its input, `sink` gets its output.
 
     What `source` or `sink` raise ends the session, and the guest hangs the command up. A command that ends before it
-    has read everything is no error here: its status tells. Raises Failure when it could not be run or the guest went.
+    has read everything is no error here: its status tells. Raises Failure when it could not be run, the guest went,
+    or a signal ends us. A sink that blocks holds the guest back; no more than some 600 KiB are on the way at a time.
     """
-    with socket.socket(fileno=fd) as link:
+    with socket.socket(fileno=fd) as link, Interrupts():
         link.settimeout(0)
         return _Transfer(link, encode(command), iter(source), sink).run()
 

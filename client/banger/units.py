@@ -9,6 +9,11 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?) *([kmgt]?)(i?b)?", re.IGNORECASE | re.ASCII
 _STEPS = ("", "K", "M", "G", "T")
 _LARGEST = 2**63
 
+_TIME = re.compile(r"(?:\d+(?:\.\d+)?[smhd])+", re.IGNORECASE | re.ASCII)
+_TIME_PART = re.compile(r"(\d+(?:\.\d+)?)([smhd])", re.IGNORECASE | re.ASCII)
+_TIME_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_LONGEST_S = 365 * 86400.0
+
 # RFC 1123 section 2.1, lower case, as the service checks it.
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -25,6 +30,21 @@ def parse_size(text: str, what: str = "size") -> int:
     if not 1 <= value < _LARGEST:
         raise UsageError(f"{text[:80]!a} is no possible {what}", hint="write it as 512M, 2G or 1.5G")
     return math.floor(value)
+
+
+def parse_duration(text: str, what: str = "duration") -> float:
+    """Seconds in `text`: "90s", "10m", "1h30m", "2d"; more than none, at most a year. Raises UsageError."""
+    hint = "write it as 90s, 10m or 1h30m"
+    word = text.strip()
+    if word.isascii() and word.isdigit():
+        raise UsageError(f"{what} {text[:80]} has no unit", hint=f"write {word[:20]}s or {word[:20]}m")
+    if _TIME.fullmatch(word) is None:
+        raise UsageError(f"{text[:80]!a} is no {what}", hint=hint)
+    parts = _TIME_PART.findall(word)
+    seconds = sum(float(number) * _TIME_UNITS[unit.lower()] for number, unit in parts)
+    if not 0 < seconds <= _LONGEST_S:
+        raise UsageError(f"{text[:80]!a} is no possible {what}", hint=hint)
+    return seconds
 
 
 def size(value: int) -> str:

@@ -1,31 +1,27 @@
 """`banger vm run` and `banger vm exec`: a command or a shell in a guest, with our streams and its exit status."""
 
 import os
-from collections.abc import Sequence
-from typing import Annotated
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from banger import messages, render, session, terminal, units
-from banger.cli.options import DEFAULTS, PEOPLE, Output, Spec, VMName
+from banger import render, units
+from banger.cli.command import How, Tail
+from banger.cli.guest import Guest
+from banger.cli.options import AS_TRACKED, DEFAULTS, PEOPLE, Files, Output, Spec, VMName
 from banger.cli.prepare import prepare
-from banger.errors import Failure, UsageError
-from banger.messages import Command
+from banger.errors import OK, Failure, UsageError
 from banger.service import Service, Wanted
 
-# Filled with what stands after `--`, which is never parsed.
-Tail = Annotated[tuple[str, ...], Parameter(parse=False)]
-Env = Annotated[
-    list[str] | None,
-    Parameter(
-        name=["--env", "-e"], negative=(), help="NAME=value for the command; NAME takes it from here."
-    ),
-]
-TTY = Annotated[bool | None, Parameter(help="Give the command a terminal. By default if we have one.")]
-User = Annotated[str, Parameter(help="The guest's user to run it as; root by default.")]
-Workdir = Annotated[str, Parameter(help="The folder to run it in; the user's home by default.")]
+if TYPE_CHECKING:  # git and all that goes with it: 10 ms that most commands have no need of
+    from banger.workspace.plan import Plan
 
 _GONE = ("NoSuchVM", "NoSuchObject", "UnknownMethod")
+_AS_IS = How()
 
 
 def run(
@@ -36,66 +32,88 @@ def run(
     rm: Annotated[
         bool, Parameter(negative=(), help="Delete the VM when the command or shell ends.")
     ] = False,
-    tty: TTY = None,
-    env: Env = None,
-    user: User = "",
-    workdir: Workdir = "",
+    files: Files = AS_TRACKED,
+    how: How = _AS_IS,
     output: Output = PEOPLE,
     command: Tail,
 ) -> int:
     """Make a VM, start it, and be the command's or the shell's stand-in here; return its exit status."""
-    if path:
+    if rm and how.detach:
         raise UsageError(
-            f"a folder to work on ({path[:80]!a}) cannot be given yet",
-            hint=f"to run a command put `--` before it: banger vm run -- {path[:80]}",
+            "--rm deletes the VM when we leave, and --detach leaves at once", hint="leave one of them away"
         )
-    wanted = spec.wanted()
-    what = _command(command, tty=tty, env=env, user=user, workdir=workdir)
+    planned, wanted = how.checked(command), spec.wanted()
+    plan = _workspace(path, files, command, output)
+    if files.dry_run:
+        return OK
     service = Service()
     prepare(service, wanted, output)
-    if rm:
-        return _run_once(service, wanted, what, output)
-    vm = service.create_vm(wanted, output.progress(wanted.name or "VM"), start=True)
-    try:
-        return session.run(service.open_session(vm), what)
-    finally:
-        if not (output.quiet or output.json):
-            _remark(service, vm)
+    with _made(service, wanted, output, rm=rm) as vm:
+        guest = Guest(service, vm, output)
+        if plan is not None:
+            plan.send(guest.open_session, output.progress(plan.name))
+        return guest.run(planned, how, plan)
 
 
-def exec_(
-    name: VMName,
-    /,
-    *,
-    tty: TTY = None,
-    env: Env = None,
-    user: User = "",
-    workdir: Workdir = "",
-    output: Output = PEOPLE,
-    command: Tail,
-) -> int:
+def exec_(name: VMName, /, *, how: How = _AS_IS, output: Output = PEOPLE, command: Tail) -> int:
     """Be the stand-in here of a command or a shell in a VM that runs; return its exit status."""
-    del output  # only how errors are told
     units.check_name(name)
-    what = _command(command, tty=tty, env=env, user=user, workdir=workdir)
+    planned = how.checked(command)
     service = Service()
-    return session.run(service.open_session(service.find_vm(name)), what)
+    return Guest(service, service.find_vm(name), output).run(planned, how)
 
 
-def _run_once(service: Service, wanted: Wanted, what: Command, output: Output) -> int:
+def _workspace(path: str, files: Files, command: Sequence[str], output: Output) -> "Plan | None":
+    """What of `path` is taken along; says what is not, and with --dry-run what is."""
+    if path and Path(path).is_dir():
+        from banger.cli import workspace
+        from banger.workspace.plan import plan
+
+        found = plan(path, files.options())
+        workspace.warn(found, output)
+        if files.dry_run:
+            workspace.show(found, output)
+        return found
+    if path:
+        what = "is no folder" if os.path.lexists(path) else "does not exist"
+        if command:
+            raise UsageError(f"{path[:200]} {what}", hint="before `--` stands the folder to take along, or nothing")
+        raise UsageError(
+            f"{path[:200]} {what}, and what stands before `--` is the folder to take along",
+            hint=f"to run a command put `--` before it: banger vm run -- {shlex.quote(path[:200])}",
+        )
+    if given := files.given():
+        raise UsageError(
+            f"{given[0]} says which files of a folder are taken along, and no folder is given",
+            hint="name it: banger vm run ./repo",
+        )
+    return None
+
+
+@contextmanager
+def _made(service: Service, wanted: Wanted, output: Output, *, rm: bool) -> Iterator[str]:
+    """A VM that runs; with `rm` it is deleted after, else the user is told how to go on with it."""
+    title = wanted.name or "VM"
+    if not rm:
+        vm = service.create_vm(wanted, output.progress(title), start=True)
+        try:
+            yield vm
+        finally:
+            if not (output.quiet or output.json):
+                _remark(service, vm)
+        return
     # The VM lives as long as our end of the pipe is open, so it ends with us however we end.
     theirs, ours = os.pipe()
     try:
-        vm = service.create_vm(wanted, output.progress(wanted.name or "VM"), start=True, lifeline=theirs)
-    except BaseException:
-        os.close(ours)
-        raise
+        try:
+            vm = service.create_vm(wanted, output.progress(title), start=True, lifeline=theirs)
+        finally:
+            os.close(theirs)
+        try:
+            yield vm
+        finally:
+            _delete(service, vm, title, output)
     finally:
-        os.close(theirs)
-    try:
-        return session.run(service.open_session(vm), what)
-    finally:
-        _delete(service, vm, wanted.name or "VM", output)
         os.close(ours)
 
 
@@ -121,32 +139,3 @@ def _remark(service: Service, vm: str) -> None:
         render.note(
             f"{name} is {state}: `banger vm start {name}` starts it, `banger vm delete {name}` removes it"
         )
-
-
-def _command(
-    argv: Sequence[str], *, tty: bool | None, env: Sequence[str] | None, user: str, workdir: str
-) -> Command:
-    if tty is None:
-        tty = all(os.isatty(fd) for fd in range(3))
-    variables: dict[str, str] = {}
-    if tty:
-        variables = {name: os.environ[name] for name in ("TERM", "COLORTERM") if os.environ.get(name)}
-    for setting in env or ():
-        name, given, value = setting.partition("=")
-        if given:
-            variables[name] = value
-        elif name in os.environ:
-            variables[name] = os.environ[name]
-        else:
-            raise UsageError(
-                f"{name[:80]!a} is not in the environment", hint=f"write --env {name[:80]}=VALUE"
-            )
-    command = Command(
-        tuple(argv),
-        tuple(f"{name}={value}" for name, value in variables.items()),
-        workdir,
-        user,
-        terminal.size() if tty else None,
-    )
-    messages.encode(command)  # what no guest could run is refused before anything is made
-    return command

@@ -73,6 +73,9 @@ class Lab:
             "LC_ALL": "C.UTF-8",
             "TERM": "xterm",
             "PYTHONWARNINGS": "error,ignore::ImportWarning",  # PyGObject's importer
+            # Whoever runs the tests has a name in git, which would be brought into the guest.
+            "GIT_CONFIG_GLOBAL": "/dev/null",
+            "GIT_CONFIG_NOSYSTEM": "1",
         }
 
     def set(self, **scenario: Any) -> None:
@@ -219,7 +222,14 @@ def private_bus(folder: Path) -> Iterator[str]:
 def guest(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The socket of a shim with the real guest program behind it, run as a plain process."""
     folder = tmp_path_factory.mktemp("guest")
+    # With a /run of its own: what the client puts there stays away from this machine's.
     argv = [
+        "unshare",
+        "--mount",
+        "sh",
+        "-ec",
+        'mount -t tmpfs tmpfs /run; exec "$@"',
+        "sh",
         NATIVE / "banger-shim",
         "--dir",
         folder,

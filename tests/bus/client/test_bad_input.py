@@ -23,7 +23,7 @@ import pytest
         (("--workdir", "srv"), "no absolute path"),
         (("--env", "=x"), "no environment setting"),
         (("--bogus",), "--bogus"),
-        (("./repo",), "cannot be given yet"),
+        (("no-such-folder",), "does not exist"), (("/etc/passwd",), "is no folder"),
     ],
 )  # fmt: skip
 def test_refused_at_once(lab, words, said):

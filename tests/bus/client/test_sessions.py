@@ -13,7 +13,8 @@ MIB = 1024 * 1024
 
 
 def test_a_run_leaves_streams_apart_and_gives_the_status(lab):
-    done = lab.run("vm", "run", "--rm", "--", "sh", "-c", "cat; echo err >&2; exit 7", stdin=b"in\n")
+    script = "cat; echo err >&2; exit 7"
+    done = lab.run("vm", "run", "--rm", "--forward", "none", "--", "sh", "-c", script, stdin=b"in\n")
     assert (done.status, done.out) == (7, b"in\n")
     assert done.err.splitlines()[1:] == ["err"]
     assert lab.members() == ["ResolveSpec", "CreateVM", "Exec", "Delete", "lifeline closed"]

@@ -1,0 +1,50 @@
+"""A guest that is up, as `vm run` and `vm exec` use it: our surroundings go in, then the command."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from banger import detach, render, session
+from banger.cli.command import How, Planned
+from banger.cli.options import Output
+from banger.errors import OK
+from banger.service import Service
+
+if TYPE_CHECKING:
+    from banger.workspace.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The guest of the VM at the object path `vm`."""
+
+    service: Service
+    vm: str
+    output: Output
+
+    def open_session(self) -> int:
+        return self.service.open_session(self.vm)
+
+    def run(self, planned: Planned, how: How, plan: "Plan | None" = None) -> int:
+        """Run the command (in `plan`'s folder, if the user named no other); return its exit status."""
+        variables = planned.surroundings(
+            self.open_session, self.output, folder=str(plan.top) if plan else ""
+        )
+        command = planned.command(variables, workdir=plan.workdir if plan else "")
+        if not how.detach:
+            return session.run(self.open_session(), command, timeout_s=planned.timeout_s)
+        started = detach.start(self.open_session, command, planned.timeout_s)
+        self._tell(started)
+        return OK
+
+    def _tell(self, started: detach.Started) -> None:
+        name = self.service.vm_name(self.vm)
+        if self.output.json:
+            render.as_json(
+                {"vm": name, "pid": started.pid, "log": started.log, "status_file": started.status}
+            )
+            return
+        print(render.safe(f"{name}:{started.log}"))
+        if not self.output.quiet:
+            render.note(
+                f"it runs on in {name}: `banger vm exec {name} -- tail -f {started.log}` shows its output"
+            )

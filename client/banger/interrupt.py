@@ -1,0 +1,62 @@
+"""Ctrl-C and its like during work that has something to tidy up: an exception at once, or when it is safe."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
+
+from banger.errors import Failure
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupts:
+    """While entered, SIGINT, SIGTERM and SIGHUP raise Failure (status 128+n), so that `finally` tidies up.
+
+    A signal that is ignored stays so: a background job of a script. Main thread only.
+    """
+
+    def __init__(self, doing: str = "") -> None:
+        """`doing`: what ends then ("cannot copy …"), for the message."""
+        self._doing = doing
+        self._before: list[tuple[int, signal.Handlers]] = []
+        self._held = False
+        self._noticed = 0
+
+    def __enter__(self) -> Self:
+        for signum in _SIGNALS:
+            handler = signal.getsignal(signum)
+            if handler is not signal.SIG_IGN:
+                signal.signal(signum, self._arrived)
+                self._before.append((signum, handler))  # type: ignore[arg-type]  # a handler of Python's, or its mark
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        for signum, handler in self._before:
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        self._before.clear()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """What must not be cut in two: a signal that comes within takes effect after."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._noticed:
+            raise self._failure(self._noticed)
+
+    def _arrived(self, signum: int, _frame: FrameType | None) -> None:
+        self._noticed = signum
+        if not self._held:
+            raise self._failure(signum)
+
+    def _failure(self, signum: int) -> Failure:
+        name = signal.Signals(signum).name
+        if not self._doing:
+            return Failure("Interrupted", f"ended by {name}", status=128 + signum)
+        return Failure("Interrupted", self._doing, why=f"ended by {name}", status=128 + signum)
