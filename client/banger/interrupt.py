@@ -1,6 +1,7 @@
 """Ctrl-C and its like during work that has something to tidy up: an exception at once, or when it is safe."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -14,7 +15,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class Interrupts:
     """While entered, SIGINT, SIGTERM and SIGHUP raise Failure (status 128+n), so that `finally` tidies up.
 
-    A signal that is ignored stays so: a background job of a script. Main thread only.
+    A signal that is ignored stays so: a background job of a script. Outside of the main thread, which is the one that
+    signals interrupt, this does nothing.
     """
 
     def __init__(self, doing: str = "") -> None:
@@ -25,6 +27,8 @@ class Interrupts:
         self._noticed = 0
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self
         for signum in _SIGNALS:
             handler = signal.getsignal(signum)
             if handler is not signal.SIG_IGN:

@@ -200,3 +200,38 @@ def test_an_endless_credit_is_no_trouble():
         link.sendall(message(21, struct.pack("<I", 0xFFFFFFFF)) * 3 + message(19, struct.pack("<II", 0, 0)))
 
     assert play(guest)[0] == 0
+
+
+OVERDUE = """
+import sys
+from banger import session
+from banger.errors import Failure
+from banger.messages import Command
+session._TIMEOUT_STEPS = tuple((signum, 0.1) for signum, _ in session._TIMEOUT_STEPS)
+try:
+    session.run(int(sys.argv[1]), Command(("true",)), timeout_s=0.1)
+except Failure as exc:
+    print(exc, file=sys.stderr)
+    sys.exit(exc.status)
+"""
+
+
+def test_a_command_that_outlasts_its_time_and_takes_no_notice():
+    """SIGTERM, SIGKILL, each with SIGCONT for one that is stopped; a guest that does not even then end it is left."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        ours.settimeout(10)
+        words = [sys.executable, "-c", OVERDUE, str(theirs.fileno())]
+        env = {**os.environ, "PYTHONPATH": str(TOP / "client")}
+        with subprocess.Popen(words, pass_fds=[theirs.fileno()], env=env, stderr=subprocess.PIPE) as client:
+            theirs.close()
+            assert items(ours.recv(4096))
+            ours.sendall(message(16, struct.pack("<I", 7)))
+            heard = b""
+            while data := ours.recv(4096):
+                heard += data
+            _, said = client.communicate(timeout=10)
+    signals = [message(3, struct.pack("<I", signum)) for signum in (15, 18, 9, 18)]
+    assert heard == b"".join(signals)
+    assert client.returncode == 124
+    assert b"ran longer than 0.1 s and does not end" in said

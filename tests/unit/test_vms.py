@@ -127,6 +127,24 @@ async def test_a_failing_ephemeral_start_leaves_nothing() -> None:
     os.close(write)
 
 
+async def test_an_ephemeral_guest_that_never_answers_is_kept_for_its_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(boots=False)
+    read, write = os.pipe()
+    async with Service(world) as service:
+        monkeypatch.setattr(service.vms._effects, "patience_s", lambda _step: 0.01)
+        with pytest.raises(GuestFailed, match="did not answer"):
+            await service.run(CreateRequest(name="once", ephemeral=True), lifeline=read)
+        vm = await service.settled("once", VMState.FAILED)
+        assert not vm.ephemeral
+        assert not world.guests
+        assert vm.sid in world.disks
+        await ended(service.vms.delete(vm, ALICE))
+        assert world.nothing_left()
+    os.close(write)
+
+
 async def test_the_lifeline_goes_to_the_shim_and_nowhere_else() -> None:
     world = World()
     read, write = os.pipe()

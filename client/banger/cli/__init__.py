@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cyclopts import CycloptsError, UnknownCommandError
+from cyclopts import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 from banger import render
 from banger.cli.tree import build
@@ -67,6 +67,10 @@ def _usage(error: CycloptsError, tokens: list[str], commands: Iterable[str]) -> 
     words = tokens[:1] if isinstance(error, UnknownCommandError) and len(tokens) > 1 else tokens[:2]
     command = " ".join(word for word in words if word.isalpha())
     hint = f"`banger {command} --help`" if command else "`banger --help`"
+    if tokens[:2] == ["vm", "run"] and isinstance(error, UnusedCliTokensError):
+        # The word before the first that makes no sense was taken for the folder.
+        words = tokens[max(2, tokens.index(error.unused_tokens[0]) - 1) :]
+        hint = f"put `--` before the command: banger vm run -- {' '.join(words)}"
     if tokens[:2] == ["vm", "exec"] and len(tokens) > 3:
         hint = f"put `--` before the command: banger vm exec {tokens[2]} -- {' '.join(tokens[3:])}"
     if tokens and not tokens[0].startswith("-") and tokens[0] not in commands:

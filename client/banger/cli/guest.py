@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from banger import detach, render, session
+from banger import detach, render, session, tooling
 from banger.cli.command import How, Planned
 from banger.cli.options import Output
+from banger.config import settings
 from banger.errors import OK
 from banger.service import Service
 
@@ -30,11 +31,20 @@ class Guest:
             self.open_session, self.output, folder=str(plan.top) if plan else ""
         )
         command = planned.command(variables, workdir=plan.workdir if plan else "")
+        if plan is not None:
+            self._begin_tooling(plan, variables)
         if not how.detach:
             return session.run(self.open_session(), command, timeout_s=planned.timeout_s)
         started = detach.start(self.open_session, command, planned.timeout_s)
         self._tell(started)
         return OK
+
+    def _begin_tooling(self, plan: "Plan", variables: tuple[str, ...]) -> None:
+        if not settings().tooling or not tooling.wanted(entry.path for entry in plan.files):
+            return
+        said = tooling.start(self.service, self.vm, plan.workdir, plan.name, variables)
+        if said and not (self.output.quiet or self.output.json):
+            render.note(said)
 
     def _tell(self, started: detach.Started) -> None:
         name = self.service.vm_name(self.vm)

@@ -77,7 +77,9 @@ def _workspace(path: str, files: Files, command: Sequence[str], output: Output) 
     if path:
         what = "is no folder" if os.path.lexists(path) else "does not exist"
         if command:
-            raise UsageError(f"{path[:200]} {what}", hint="before `--` stands the folder to take along, or nothing")
+            raise UsageError(
+                f"{path[:200]} {what}", hint="before `--` stands the folder to take along, or nothing"
+            )
         raise UsageError(
             f"{path[:200]} {what}, and what stands before `--` is the folder to take along",
             hint=f"to run a command put `--` before it: banger vm run -- {shlex.quote(path[:200])}",

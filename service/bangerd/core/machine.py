@@ -241,11 +241,12 @@ class Machine:
         self._close_lifeline()
         starting = self.vm.desired in (Desired.RUNNING, Desired.PAUSED)
         if starting:
-            # No crash loop: a start that fails is taken back, and the reason kept.
+            # No crash loop: a start that fails is taken back, and the reason kept. A guest that never answered is
+            # kept whole, also of `vm run --rm`: its log and disk are all there is to look at.
             self._trouble = exc
-            await self.store(
-                desired=Desired.ABSENT if self.vm.ephemeral else Desired.STOPPED, last_error=str(exc)
-            )
+            ephemeral = self.vm.ephemeral and not isinstance(exc, GuestFailed)
+            desired = Desired.ABSENT if ephemeral else Desired.STOPPED
+            await self.store(desired=desired, ephemeral=ephemeral, last_error=str(exc))
             self.wake()
         else:
             await self.store(last_error=str(exc))
