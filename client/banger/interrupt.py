@@ -12,8 +12,16 @@ from banger.errors import Failure
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
+class Interrupted(BaseException):
+    """A signal ends us. No Failure, so that whoever carries on after one does not carry on after this."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
 class Interrupts:
-    """While entered, SIGINT, SIGTERM and SIGHUP raise Failure (status 128+n), so that `finally` tidies up.
+    """While entered, SIGINT, SIGTERM and SIGHUP raise Interrupted (status 128+n), so that `finally` tidies up.
 
     A signal that is ignored stays so: a background job of a script. Outside of the main thread, which is the one that
     signals interrupt, this does nothing.
@@ -52,12 +60,12 @@ class Interrupts:
         finally:
             self._held = False
         if self._noticed:
-            raise self._failure(self._noticed)
+            raise Interrupted(self._failure(self._noticed))
 
     def _arrived(self, signum: int, _frame: FrameType | None) -> None:
         self._noticed = signum
         if not self._held:
-            raise self._failure(signum)
+            raise Interrupted(self._failure(signum))
 
     def _failure(self, signum: int) -> Failure:
         name = signal.Signals(signum).name

@@ -156,7 +156,7 @@ def start(service: Service, vm: str, folder: str, repo: str, env: Sequence[str] 
     """Have the guest of the VM at path `vm` install what mise finds in `folder`, in /root/`repo` or below it.
 
     Returns at once, with one line for people; "" when there is nothing to install. `env`: NAME=value, beside the
-    mirrors. Raises Failure for Ctrl-C alone: that tools are missing is told, and breaks nothing.
+    mirrors. Never raises Failure: that tools are missing is told, and breaks nothing.
     """
     variables = dict(setting.partition("=")[::2] for setting in (*mirrors(), *env))
     command = Command(
@@ -166,8 +166,6 @@ def start(service: Service, vm: str, folder: str, repo: str, env: Sequence[str] 
     try:
         done = transfer.run(service.open_session(vm), command)
     except Failure as exc:
-        if exc.code == "Interrupted":
-            raise
         return f"the repository's tools are not installed: {exc}"
     if done.status == _NOTHING:
         return ""

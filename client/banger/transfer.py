@@ -39,8 +39,9 @@ def run(
     """Run `command` over the session descriptor `fd` (taken over): `source` is its input, `sink` gets its output.
 
     What `source` or `sink` raise ends the session, and the guest hangs the command up. A command that ends before it
-    has read everything is no error here: its status tells. Raises Failure when it could not be run, the guest went,
-    or a signal ends us. A sink that blocks holds the guest back; no more than some 600 KiB are on the way at a time.
+    has read everything is no error here: its status tells. A sink that blocks holds the guest back: no more than some
+    600 KiB are on the way at a time. Raises Failure when it could not be run or the guest went; a signal meanwhile
+    raises Interrupted.
     """
     with socket.socket(fileno=fd) as link, Interrupts():
         link.settimeout(0)

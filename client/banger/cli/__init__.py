@@ -12,6 +12,7 @@ from cyclopts import CycloptsError, UnknownCommandError, UnusedCliTokensError
 from banger import render
 from banger.cli.tree import build
 from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
+from banger.interrupt import Interrupted
 
 COMPLETION_WORDS = "CYCLOPTS_COMPLETION_WORDS"  # how shells' scripts hand over the line, see cli/shells
 _WITH_COMMAND = ("run", "exec")
@@ -28,6 +29,9 @@ def run(argv: Sequence[str]) -> int:
     except Failure as exc:
         render.failure(exc, json_wanted="--json" in tokens)
         return RUN_FAILED if runs_command and exc.status == FAILED else exc.status
+    except Interrupted as exc:
+        render.failure(exc.failure, json_wanted="--json" in tokens)
+        return exc.failure.status
     except BrokenPipeError:
         return OK  # whoever read our output has seen enough
 
@@ -67,7 +71,7 @@ def _usage(error: CycloptsError, tokens: list[str], commands: Iterable[str]) -> 
     words = tokens[:1] if isinstance(error, UnknownCommandError) and len(tokens) > 1 else tokens[:2]
     command = " ".join(word for word in words if word.isalpha())
     hint = f"`banger {command} --help`" if command else "`banger --help`"
-    if tokens[:2] == ["vm", "run"] and isinstance(error, UnusedCliTokensError):
+    if tokens[:2] == ["vm", "run"] and isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         # The word before the first that makes no sense was taken for the folder.
         words = tokens[max(2, tokens.index(error.unused_tokens[0]) - 1) :]
         hint = f"put `--` before the command: banger vm run -- {' '.join(words)}"

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from banger import render, units
+from banger.cli.arrival import arrive
 from banger.cli.command import How, Tail
+from banger.cli.defaults import FILE_SYNC
 from banger.cli.guest import Guest
 from banger.cli.options import AS_TRACKED, DEFAULTS, PEOPLE, Files, Output, Spec, VMName
 from banger.cli.prepare import prepare
@@ -50,6 +52,8 @@ def run(
     prepare(service, wanted, output)
     with _made(service, wanted, output, rm=rm) as vm:
         guest = Guest(service, vm, output)
+        if FILE_SYNC in wanted.labels:
+            arrive(service, vm, wanted.name, output)
         if plan is not None:
             plan.send(guest.open_session, output.progress(plan.name))
         return guest.run(planned, how, plan)
