@@ -95,7 +95,7 @@ def locate(text: str, path: Path, *, value: bool = False) -> tuple[int, int]:
     low, high = 0, len(lines)
     while low < high:
         middle = (low + high) // 2
-        if _has(_parsed(lines, middle)[1], path):
+        if has(_parsed(lines, middle)[1], path):
             high = middle
         else:
             low = middle + 1
@@ -115,7 +115,8 @@ def _parsed(lines: list[str], count: int) -> tuple[int, dict[str, Any]]:
     return 0, {}
 
 
-def _has(data: Any, path: Path) -> bool:
+def has(data: Any, path: Path) -> bool:
+    """Whether something stands at `path`."""
     try:
         for step in path:
             data = data[step]
@@ -262,7 +263,7 @@ def _original(path: Path, indexes: Mapping[str, list[int]]) -> Path:
 
 def _remove(data: dict[str, Any], path: Path, indexes: dict[str, list[int]]) -> bool:
     """Take out what was told of, an array's element whole, so that the next fault shows; False if there is nothing."""
-    if not path or not _has(data, path):
+    if not path or not has(data, path):
         return False
     first = path[0]
     if len(path) > 1 and isinstance(path[1], int):

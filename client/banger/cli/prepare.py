@@ -1,8 +1,9 @@
 """Before a VM is made: say what it will get, and get what it is made of."""
 
 from banger import render, units
-from banger.cli.defaults import origin
+from banger.cli.defaults import fill, origin
 from banger.cli.options import Output
+from banger.config import place
 from banger.errors import Failure
 from banger.service import Record, Service, Wanted
 
@@ -27,6 +28,21 @@ def prepare(service: Service, wanted: Wanted, output: Output) -> None:
         service.pull_image(image, output.progress(image))
     elif not resolved.get("kernel_present", True) and not wanted.kernel:
         service.pull_image("", output.progress(str(resolved["kernel"])))
+
+
+def new_vms(service: Service) -> list[Record]:
+    """What doctor says of new VMs by the user's config; nothing without a config, or with one that is wrong."""
+    try:
+        if place.read() is None:
+            return []
+        wanted = fill(Wanted())
+    except Failure:
+        return []  # told of already
+    try:
+        line = spec_line(service.resolve_spec(wanted), wanted)
+    except Failure as exc:
+        return [{"name": "new VMs", "state": "failed", "text": str(exc), "hint": "`banger config edit`"}]
+    return [{"name": "new VMs", "state": "ok", "text": line.removeprefix("spec: "), "hint": ""}]
 
 
 def spec_line(resolved: Record, wanted: Wanted) -> str:

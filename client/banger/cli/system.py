@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from banger import __version__, render, units
 from banger.cli import checks, tree
 from banger.cli.options import PEOPLE, Output
+from banger.cli.prepare import new_vms
 from banger.errors import FAILED, OK, Failure
 from banger.service import Record, Service
 
@@ -49,7 +50,8 @@ def doctor(*, output: Output = PEOPLE) -> int:
     """Check whether this machine is fit for VMs; each line that is not ok says what to do. Exit status 1: it is not."""
     found = list(checks.checks())
     try:
-        found += Service().doctor()
+        service = Service()
+        found += [*service.doctor(), *new_vms(service)]
     except Failure as exc:
         if exc.code == "Interrupted":
             raise

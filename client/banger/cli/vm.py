@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from banger import render, units
+from banger.cli.arrival import arrive
+from banger.cli.defaults import FILE_SYNC, pending
 from banger.cli.options import DEFAULTS, PEOPLE, Output, Spec, VMName
 from banger.cli.prepare import prepare
 from banger.errors import OK, Failure
@@ -26,7 +28,7 @@ _DONE = {
 _GROUPS = {
     "VM": ("name", "state", "desired", "error", "id", "owner_name", "ephemeral", "created_at", "labels"),
     "spec": ("image", "kernel", "vcpu", "memory", "disk", "caches", "nat"),
-    "guest": ("address", "sessions", "memory_total", "memory_available", "listening"),
+    "guest": ("file_sync", "address", "sessions", "memory_total", "memory_available", "listening"),
     "ssh": ("host_keys", "ssh_keys"),
     "runs on": ("vmm", "accelerator", "timings_ms"),
 }
@@ -116,6 +118,9 @@ def show(name: VMName, /, *, output: Output = PEOPLE) -> None:
     if output.json:
         render.as_json(vm | ({"tooling": tools.records(bootstraps)} if bootstraps else {}))
         return
+    if pending(vm):
+        vm["file_sync"] = "pending"
+        vm["labels"] = {key: value for key, value in vm["labels"].items() if key != FILE_SYNC}
     placed = {key for keys in _GROUPS.values() for key in keys} | _UNSHOWN
     placed |= {f"{key}_name" for key in placed}  # shown with the key
     groups = {**_GROUPS, "more": tuple(sorted(key for key in vm if key not in placed))}
@@ -136,7 +141,10 @@ def _each(verb: str, names: tuple[str, ...], output: Output) -> int:
     done: list[dict[str, str]] = []
     for name in names:
         try:
-            service.change_vm(verb, name, output.progress(name))
+            path = service.find_vm(name)
+            service.change_vm(verb, name, output.progress(name), path=path)
+            if verb in ("start", "restart"):
+                arrive(service, path, name, output)
         except Failure as exc:
             if exc.status > 2 or len(names) == 1:
                 raise  # interrupted: the rest is not wanted either

@@ -121,8 +121,8 @@ class Lab:
         return Done(done.returncode, done.stdout, done.stderr.decode(), time.monotonic() - began)
 
     def spawn(self, *words: str, **how: Any) -> subprocess.Popen[bytes]:
-        how = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **how}
-        return subprocess.Popen(self.argv(*words), env=self.env, **how)
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        return subprocess.Popen(self.argv(*words), **{**pipes, "env": self.env, **how})
 
     def calls(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []

@@ -177,6 +177,8 @@ class Service:
             return "v", [Variant("s", record[msg.body[1].lower()])]
         if msg.member == "Describe":
             return "a{sv}", [variants(record)]
+        if msg.member == "SetLabels":
+            return "", []
         return "h", [self.session() if msg.member == "Exec" else self.console()]
 
     def answer_manager(self, msg: Message) -> Answer:
