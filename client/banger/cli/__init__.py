@@ -4,12 +4,13 @@ What follows `--` is the guest's command line and is never parsed.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from cyclopts import CycloptsError, UnknownCommandError, UnusedCliTokensError
+from cyclopts import CycloptsError, MissingArgumentError, UnknownCommandError, UnusedCliTokensError
 
-from banger import render
+from banger import render, terminal
+from banger.cli.help import GROUPS
 from banger.cli.tree import build
 from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
 from banger.interrupt import Interrupted
@@ -23,6 +24,8 @@ def run(argv: Sequence[str]) -> int:
     if argv[:1] == ["__complete"] and _in_guests_words(argv):
         return OK
     tokens, tail = _split(argv)
+    if _wants_help(tokens):
+        return _help(tokens)
     runs_command = tokens[:1] == ["vm"] and tokens[1:2] and tokens[1] in _WITH_COMMAND
     try:
         return _dispatch(tokens, tail)
@@ -34,6 +37,21 @@ def run(argv: Sequence[str]) -> int:
         return exc.failure.status
     except BrokenPipeError:
         return OK  # whoever read our output has seen enough
+
+
+def _wants_help(tokens: list[str]) -> bool:
+    """Whether help is asked for; a group alone, without a command of it, asks for its own."""
+    if tokens[:1] == ["__complete"]:
+        return False
+    groups = {group.name for group in GROUPS}
+    return not {"--help", "-h"}.isdisjoint(tokens) or (len(tokens) == 1 and tokens[0] in groups)
+
+
+def _help(tokens: list[str]) -> int:
+    from banger.cli.help import page, screen
+
+    print("\n".join(screen.lines(page.find(tokens), terminal.size()[1])))
+    return OK
 
 
 def _in_guests_words(argv: Sequence[str]) -> bool:
@@ -55,7 +73,7 @@ def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
     try:
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as exc:
-        raise _usage(exc, tokens, app) from None
+        raise _usage(exc, tokens) from None
     extra: dict[str, Any] = {}
     if "command" in ignored:
         if tail == []:
@@ -67,7 +85,7 @@ def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
     return action(*bound.args, **bound.kwargs, **extra) or OK
 
 
-def _usage(error: CycloptsError, tokens: list[str], commands: Iterable[str]) -> UsageError:
+def _usage(error: CycloptsError, tokens: list[str]) -> UsageError:
     words = tokens[:1] if isinstance(error, UnknownCommandError) and len(tokens) > 1 else tokens[:2]
     command = " ".join(word for word in words if word.isalpha())
     hint = f"`banger {command} --help`" if command else "`banger --help`"
@@ -77,6 +95,31 @@ def _usage(error: CycloptsError, tokens: list[str], commands: Iterable[str]) -> 
         hint = f"put `--` before the command: banger vm run -- {' '.join(words)}"
     if tokens[:2] == ["vm", "exec"] and len(tokens) > 3:
         hint = f"put `--` before the command: banger vm exec {tokens[2]} -- {' '.join(tokens[3:])}"
-    if tokens and not tokens[0].startswith("-") and tokens[0] not in commands:
-        return UsageError(f"no command {tokens[0][:80]!a}", hint="`banger --help` shows all")
+    if isinstance(error, UnknownCommandError) or (tokens and not _is_command(tokens[0])):
+        from banger.cli.help.near import suggestion
+
+        meant = suggestion(tokens)
+        what = " ".join(tokens[:2]) if _is_command(tokens[0]) else tokens[0]
+        return UsageError(
+            f"no command {what[:80]!a}",
+            hint=f"did you mean `banger {meant}`?" if meant else "`banger --help` shows all",
+        )
+    if isinstance(error, UnusedCliTokensError):
+        return UsageError(f"{' '.join(error.unused_tokens or ())[:80]!a} is too much", hint=hint)
+    if (
+        isinstance(error, MissingArgumentError)
+        and error.argument is not None
+        and error.argument.names[0][:1] != "-"
+    ):
+        return UsageError(f"{error.argument.names[0]} is missing", hint=hint)
     return UsageError(str(error).strip() or "wrong usage", hint=hint)
+
+
+def _is_command(word: str) -> bool:
+    known = {
+        entry.name
+        for group in GROUPS
+        for entry in (group, *group.commands)
+        if not group.name or entry is group
+    }
+    return word.startswith("-") or word in known - {""}

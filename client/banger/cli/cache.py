@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import render, units
-from banger.cli.options import PEOPLE, CacheName, Output
+from banger.cli.options import PEOPLE, CacheName, MoreCaches, Output
 from banger.errors import OK, Failure, UsageError
 from banger.service import Record, Service
 
@@ -36,7 +36,7 @@ def list_(
 def delete(
     name: CacheName,
     /,
-    *more: CacheName,
+    *more: MoreCaches,
     owner: Annotated[str, Parameter(help="The user whose they are, if not you.")] = "",
     output: Output = PEOPLE,
 ) -> int:

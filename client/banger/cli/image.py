@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import render, units
-from banger.cli.options import PEOPLE, ImageName, Output
+from banger.cli.options import PEOPLE, ImageName, MoreImages, Output
 from banger.service import Record, Service
 
 
@@ -42,7 +42,7 @@ def pull(
         render.note(f"{name or 'the default image'} is here; `banger vm run` uses it")
 
 
-def delete(name: ImageName, /, *more: ImageName, output: Output = PEOPLE) -> None:
+def delete(name: ImageName, /, *more: MoreImages, output: Output = PEOPLE) -> None:
     """Remove images that no VM uses, by name or id."""
     service = Service()
     for one in (name, *more):

@@ -32,9 +32,12 @@ class Output:
 PEOPLE = Output()
 
 
-VMName = Annotated[str, Parameter(completer=complete.vm)]
-ImageName = Annotated[str, Parameter(completer=complete.image)]
-CacheName = Annotated[str, Parameter(completer=complete.cache)]
+VMName = Annotated[str, Parameter(completer=complete.vm, help="The VM's name.")]
+MoreVMs = Annotated[str, Parameter(completer=complete.vm, help="Further ones.")]
+ImageName = Annotated[str, Parameter(completer=complete.image, help="The image's name or id.")]
+MoreImages = Annotated[str, Parameter(completer=complete.image, help="Further ones.")]
+CacheName = Annotated[str, Parameter(completer=complete.cache, help="The cache's name.")]
+MoreCaches = Annotated[str, Parameter(completer=complete.cache, help="Further ones.")]
 
 
 @Parameter(name="*")

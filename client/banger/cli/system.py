@@ -83,7 +83,9 @@ def version(*, output: Output = PEOPLE) -> None:
         print(f"client   {__version__}\nservice  {render.safe(service or 'unknown')}")
 
 
-def completion(shell: Literal["bash", "zsh", "fish", "powershell"], /) -> None:
+def completion(
+    shell: Annotated[Literal["bash", "zsh", "fish", "powershell"], Parameter(help="Which shell's.")], /
+) -> None:
     """Print the completion script for a shell."""
     if shell == "powershell":
         print(tree.build().generate_completion(prog_name="banger", shell=shell))

@@ -15,44 +15,36 @@ banger: one-command development sandboxes on microVMs. Three things to try:
 
 `banger --help` shows all commands, `banger doctor` whether this machine is fit."""
 
-_ROOT = """\
-`banger COMMAND --help` tells more. All take --json (for scripts) and --quiet.
+SUMMARY = "One-command development sandboxes on microVMs."
 
+EPILOGUE = """\
 Exit status: 0 done, 1 failed, 2 wrong request. `vm run` and `vm exec` give the
 command's own, or 125 banger failed, 126 not executable, 127 not found,
-128+N ended by signal N."""
+128+N ended by signal N. `banger COMMAND --help` tells more, `man banger` all."""
 
 
 def build() -> App:
     """The tree as Cyclopts wants it."""
     root = App(
         name="banger",
-        help="One-command development sandboxes on microVMs.",
+        help=SUMMARY,
         help_format="plaintext",
-        help_epilogue=_ROOT,
         version=__version__,
         default_command=_welcome,
         default_parameter=Parameter(show_default=False),
     )
     for group in GROUPS:
-        _add(root, group, "banger")
+        _add(root, group)
     return root
 
 
-def _add(parent: App, entry: Command | Group, words: str) -> None:
-    words = f"{words} {entry.name}".strip()
+def _add(parent: App, entry: Command | Group) -> None:
     if isinstance(entry, Command):
-        parent.command(
-            f"banger.cli.{entry.target}",
-            name=entry.name,
-            help=entry.help,
-            help_epilogue=entry.epilogue,
-            usage=f"Usage: {words} [OPTIONS] {entry.usage}" if entry.usage else None,
-        )
+        parent.command(f"banger.cli.{entry.target}", name=entry.name, help=entry.help)
         return
-    app = App(name=entry.name, help=entry.help, help_epilogue=entry.epilogue) if entry.name else parent
+    app = App(name=entry.name, help=entry.help) if entry.name else parent
     for inner in entry.commands:
-        _add(app, inner, words)
+        _add(app, inner)
     if app is not parent:
         parent.command(app)
 

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from banger import render, units
 from banger.cli.arrival import arrive
 from banger.cli.defaults import FILE_SYNC, pending
-from banger.cli.options import DEFAULTS, PEOPLE, Output, Spec, VMName
+from banger.cli.options import DEFAULTS, PEOPLE, MoreVMs, Output, Spec, VMName
 from banger.cli.prepare import prepare
 from banger.errors import OK, Failure
 from banger.service import Record, Service
@@ -48,37 +48,37 @@ def create(*, spec: Spec = DEFAULTS, output: Output = PEOPLE) -> None:
         print(render.safe(service.vm_name(vm)))
 
 
-def start(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def start(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """Start VMs, and wait until their guests answer."""
     return _each("start", (name, *more), output)
 
 
-def stop(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def stop(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """Have VMs power off. A guest that does not do so in time is ended."""
     return _each("stop", (name, *more), output)
 
 
-def restart(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def restart(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """Stop VMs and start them again."""
     return _each("restart", (name, *more), output)
 
 
-def kill(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def kill(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """End VMs at once, as by pulling the plug: what the guest has not written to its disk is lost."""
     return _each("kill", (name, *more), output)
 
 
-def pause(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def pause(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """Freeze VMs where they are; `resume` lets them go on."""
     return _each("pause", (name, *more), output)
 
 
-def resume(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def resume(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """Let paused VMs go on."""
     return _each("resume", (name, *more), output)
 
 
-def delete(name: VMName, /, *more: VMName, output: Output = PEOPLE) -> int:
+def delete(name: VMName, /, *more: MoreVMs, output: Output = PEOPLE) -> int:
     """Remove VMs with their disks, also those that run. There is no way back."""
     return _each("delete", (name, *more), output)
 

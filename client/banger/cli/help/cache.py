@@ -11,12 +11,26 @@ Examples:
   banger cache list                      which there are, and who has them
   banger cache delete go                 the next VM gets an empty one"""
 
+_LIST = """\
+SIZE is what fits in, USED what it takes of this machine's disk.
+
+Examples:
+  banger cache list"""
+
+_DELETE = """\
+There is no way back.
+
+Examples:
+  banger cache delete go"""
+
 CACHE = Group(
     "cache",
     "Look at cache disks, and delete them.",
     (
-        Command("list", "cache:list_", "List your caches, and the VMs that have them."),
-        Command("delete", "cache:delete", "Remove caches that no VM has, with all that is in them."),
+        Command("list", "cache:list_", "List your caches, and the VMs that have them.", _LIST),
+        Command(
+            "delete", "cache:delete", "Remove caches that no VM has, with all that is in them.", _DELETE
+        ),
     ),
     _CACHE,
 )

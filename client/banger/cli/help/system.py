@@ -5,20 +5,39 @@ from banger.cli.help.shape import Command, Group
 _COMPLETION = """\
 Names of VMs, images, kernels, caches and branches are looked up as you type.
 `make install` puts the scripts where bash, zsh and fish look by themselves.
-Otherwise, once:
+Otherwise, once, into a folder that is there:
 
-  bash: banger completion bash > ~/.local/share/bash-completion/completions/banger
-  zsh:  banger completion zsh > ~/.zfunc/_banger      (with ~/.zfunc in fpath)
-  fish: banger completion fish > ~/.config/fish/completions/banger.fish
-  PowerShell, in $PROFILE:
-        banger completion powershell | Out-String | Invoke-Expression"""
+Examples:
+  banger completion bash > ~/.local/share/bash-completion/completions/banger
+  banger completion zsh > ~/.zfunc/_banger     with ~/.zfunc in fpath
+  banger completion fish > ~/.config/fish/completions/banger.fish
+  banger completion powershell | Out-String | Invoke-Expression     in $PROFILE"""
+
+_JOBS = """\
+Examples:
+  banger job list"""
+
+_CANCEL = """\
+Examples:
+  banger job cancel 12     the number is in `banger job list`"""
+
+_DOCTOR = """\
+Each line that is not ok says what to do. Exit status 1: the machine is not fit.
+
+Examples:
+  banger doctor
+  banger doctor --json | jq '.[] | select(.state != "ok")'"""
+
+_VERSION = """\
+Examples:
+  banger version"""
 
 JOB = Group(
     "job",
     "Look at long work, and cancel it.",
     (
-        Command("list", "system:jobs", "List what is under way, or ended within the last minute."),
-        Command("cancel", "system:cancel", "Cancel a job; what it had made so far is removed."),
+        Command("list", "system:jobs", "List what is under way, or ended within the last minute.", _JOBS),
+        Command("cancel", "system:cancel", "Cancel a job; what it had made so far is removed.", _CANCEL),
     ),
 )
 
@@ -26,8 +45,8 @@ WORDS = Group(
     "",
     "",
     (
-        Command("doctor", "system:doctor", "Check whether this machine is fit for VMs."),
-        Command("version", "system:version", "Show the versions of client and service."),
+        Command("doctor", "system:doctor", "Check whether this machine is fit for VMs.", _DOCTOR),
+        Command("version", "system:version", "Show the versions of client and service.", _VERSION),
         Command("completion", "system:completion", "Print a completion script for your shell.", _COMPLETION),
     ),
 )

@@ -4,11 +4,61 @@ from banger.cli.help.shape import Command, Group
 
 _VM = """\
 Examples:
-  banger vm run --name web --memory 2G   make 'web', start it, open a shell
-  banger vm exec web -- make test        run a command there
-  banger vm exec web                     a shell there again
-  banger vm stop web                     power it off
-  banger vm delete web                   remove it"""
+  banger vm run --name web         a shell in a new VM called web
+  banger vm exec web -- make test  a command there, later on"""
+
+_CREATE = """\
+Prints its name. The image is got first if it is not here.
+
+Examples:
+  banger vm create --name web --memory 2G && banger vm start web"""
+
+_START = """\
+Examples:
+  banger vm start web db"""
+
+_STOP = """\
+The guest is asked to power off. One that has not done so in time is ended.
+
+Examples:
+  banger vm stop web db"""
+
+_RESTART = """\
+Examples:
+  banger vm restart web"""
+
+_KILL = """\
+What a guest has not written to its disk is lost.
+
+Examples:
+  banger vm kill web"""
+
+_PAUSE = """\
+A paused VM keeps its memory and uses no CPU.
+
+Examples:
+  banger vm pause web     later: banger vm resume web"""
+
+_RESUME = """\
+Examples:
+  banger vm resume web"""
+
+_DELETE = """\
+There is no way back. Caches stay.
+
+Examples:
+  banger vm delete web db"""
+
+_LIST = """\
+Examples:
+  banger vm list
+  banger vm list --all              other users' too, what everybody may see
+  banger vm list --json | jq -r '.[].name'"""
+
+_SHOW = """\
+Examples:
+  banger vm show web
+  banger vm show web --json | jq -r .address"""
 
 _RUN = """\
 Without a command: a login shell. Without --rm the VM runs on. The image is got
@@ -33,7 +83,11 @@ Examples:
 _LOGS = """\
 What would act on your terminal (cursor, title, hidden text) is left out; --raw
 keeps it. --follow ends with the VM, or with Ctrl-C. --json gives an object for
-each line."""
+each line.
+
+Examples:
+  banger vm logs web
+  banger vm logs --follow web"""
 
 _PREPARE = """\
 Takes the files that git tracks, as they are in the working tree, to a folder of
@@ -77,16 +131,16 @@ VM = Group(
             _EXEC,
             "NAME [-- COMMAND...]",
         ),
-        Command("create", "vm:create", "Make a VM without starting it."),
-        Command("start", "vm:start", "Start VMs, and wait until their guests answer."),
-        Command("stop", "vm:stop", "Have VMs power off; end those that do not in time."),
-        Command("restart", "vm:restart", "Stop VMs and start them again."),
-        Command("kill", "vm:kill", "End VMs at once, as by pulling the plug."),
-        Command("pause", "vm:pause", "Freeze VMs where they are."),
-        Command("resume", "vm:resume", "Let paused VMs go on."),
-        Command("delete", "vm:delete", "Remove VMs with their disks, also those that run."),
-        Command("list", "vm:list_", "List your VMs."),
-        Command("show", "vm:show", "Show all about one VM."),
+        Command("create", "vm:create", "Make a VM without starting it.", _CREATE),
+        Command("start", "vm:start", "Start VMs, and wait until their guests answer.", _START),
+        Command("stop", "vm:stop", "Have VMs power off; end those that do not in time.", _STOP),
+        Command("restart", "vm:restart", "Stop VMs and start them again.", _RESTART),
+        Command("kill", "vm:kill", "End VMs at once, as by pulling the plug.", _KILL),
+        Command("pause", "vm:pause", "Freeze VMs where they are.", _PAUSE),
+        Command("resume", "vm:resume", "Let paused VMs go on.", _RESUME),
+        Command("delete", "vm:delete", "Remove VMs with their disks, also those that run.", _DELETE),
+        Command("list", "vm:list_", "List your VMs.", _LIST),
+        Command("show", "vm:show", "Show all about one VM.", _SHOW),
         WORKSPACE,
         Command("logs", "logs:logs", "Show a VM's console.", _LOGS),
     ),
