@@ -3,7 +3,7 @@
 What follows `--` is the guest's command line and is never parsed.
 """
 
-import os
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,14 +15,13 @@ from banger.cli.tree import build
 from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
 from banger.interrupt import Interrupted
 
-COMPLETION_WORDS = "CYCLOPTS_COMPLETION_WORDS"  # how shells' scripts hand over the line, see cli/shells
 _WITH_COMMAND = ("run", "exec")
 
 
 def run(argv: Sequence[str]) -> int:
     """Carry out `argv` (without the program's name) and return the exit status. Never raises."""
-    if argv[:1] == ["__complete"] and _in_guests_words(argv):
-        return OK
+    if argv[:1] == ["__complete"]:
+        return _complete(argv[1:])
     tokens, tail = _split(argv)
     if _wants_help(tokens):
         return _help(tokens)
@@ -41,8 +40,6 @@ def run(argv: Sequence[str]) -> int:
 
 def _wants_help(tokens: list[str]) -> bool:
     """Whether help is asked for; a group alone, without a command of it, asks for its own."""
-    if tokens[:1] == ["__complete"]:
-        return False
     groups = {group.name for group in GROUPS}
     return not {"--help", "-h"}.isdisjoint(tokens) or (len(tokens) == 1 and tokens[0] in groups)
 
@@ -54,15 +51,17 @@ def _help(tokens: list[str]) -> int:
     return OK
 
 
-def _in_guests_words(argv: Sequence[str]) -> bool:
-    """Whether what is to be completed stands after `--`: a guest's program and its files, which are not known here."""
-    words = os.environ.get(COMPLETION_WORDS)
-    return "--" in (argv[1:-1] if words is None else words.split("\x1f")[:-2])
+def _complete(arguments: Sequence[str]) -> int:
+    from banger.cli.answer import answer
+
+    with contextlib.suppress(Exception):  # a shell's line is no place for errors
+        answer(arguments)
+    return OK
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
     words = list(argv)
-    if words[:1] == ["__complete"] or "--" not in words:
+    if "--" not in words:
         return words, None
     at = words.index("--")
     return words[:at], words[at + 1 :]

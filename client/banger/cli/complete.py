@@ -3,7 +3,6 @@
 A completer gets Cyclopts' context: `incomplete` is what stands before the cursor, context["name"] another argument.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,27 +31,26 @@ cache_mount = _named("cache", ":")
 """For --cache NAME:/path."""
 
 
+class _Paths:
+    """Has the shell offer its own paths: it knows quotes and tildes better."""
+
+    wanted = False
+
+    def __call__(self, _context: Any) -> list[str]:
+        self.wanted = True
+        return []
+
+
+path = _Paths()
+
+
 def place(context: Any) -> list[str]:
     """One end of `vm cp`: `NAME:` of a VM, or a path here."""
     word = context.incomplete
     if ":" in word:
         return []  # a path in a guest
-    found = [] if "/" in word or word.startswith((".", "~")) else _named("vm", ":")(context)
-    return found + _paths(word)
-
-
-def _paths(word: str) -> list[str]:
-    folder, _, start = word.rpartition("/")
-    above = f"{folder}/" if "/" in word else ""
-    try:
-        with os.scandir(Path(above).expanduser()) as entries:
-            return [
-                f"{above}{entry.name}/" if entry.is_dir() else f"{above}{entry.name}"
-                for entry in entries
-                if entry.name.startswith(start) and (start or not entry.name.startswith("."))
-            ]
-    except (OSError, RuntimeError):
-        return []
+    path.wanted = True
+    return [] if "/" in word or word.startswith((".", "~")) else _named("vm", ":")(context)
 
 
 def branch(context: Any) -> list[str]:

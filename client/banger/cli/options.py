@@ -36,6 +36,7 @@ VMName = Annotated[str, Parameter(completer=complete.vm, help="The VM's name.")]
 MoreVMs = Annotated[str, Parameter(completer=complete.vm, help="Further ones.")]
 ImageName = Annotated[str, Parameter(completer=complete.image, help="The image's name or id.")]
 MoreImages = Annotated[str, Parameter(completer=complete.image, help="Further ones.")]
+Folder = Annotated[str, Parameter(completer=complete.path, help="A folder here, mostly a repository.")]
 CacheName = Annotated[str, Parameter(completer=complete.cache, help="The cache's name.")]
 MoreCaches = Annotated[str, Parameter(completer=complete.cache, help="Further ones.")]
 
@@ -113,12 +114,20 @@ class Files:
         bool, Parameter(negative=(), help="Everything; the folder need be no git repository.")
     ] = False
     branch: Annotated[
-        str, Parameter(allow_leading_hyphen=True, help="The branch that git is on in the guest, a new one.")
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            completer=complete.branch,
+            help="The branch that git is on in the guest, a new one.",
+        ),
     ] = ""
     from_: Annotated[
         str,
         Parameter(
-            name="--from", allow_leading_hyphen=True, help="Take the files of this commit, not yours."
+            name="--from",
+            allow_leading_hyphen=True,
+            completer=complete.branch,
+            help="Take the files of this commit, not yours.",
         ),
     ] = ""
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be taken, and its size.")] = (

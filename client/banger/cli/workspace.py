@@ -6,14 +6,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import render, units
-from banger.cli.options import AS_TRACKED, PEOPLE, Files, Output, VMName
+from banger.cli.options import AS_TRACKED, PEOPLE, Files, Folder, Output, VMName
 from banger.service import Service
 from banger.workspace.plan import Plan, plan
 
 
 def prepare(
     name: VMName,
-    path: str = ".",
+    path: Folder = ".",
     /,
     *,
     files: Files = AS_TRACKED,

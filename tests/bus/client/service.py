@@ -225,7 +225,12 @@ class Service:
 
     def names(self, kind: str, options: dict[str, Any]) -> list[str]:
         vms = [vm["name"] for vm in self.scenario.get("vms", ()) if vm["owner"] == os.getuid()]
-        found = {"vm": vms, "image": self.scenario.get("images", ()), "kernel": ["debian"]}.get(kind, [])
+        found = {
+            "vm": vms,
+            "image": self.scenario.get("images", ()),
+            "kernel": ["debian"],
+            "cache": ["gocache"],
+        }.get(kind, [])
         return [name for name in found if name.startswith(options.get("prefix", ""))]
 
     def page(self, options: dict[str, Any]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Completion in the shells that people have: each in a terminal, with a person who presses TAB and then Enter."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +55,25 @@ CASES = {
     "an image as a flag's value": ("banger vm create --image ubu", "[vm][create][--image][ubuntu]"),
     "the same with =": ("banger vm create --image=ubu", "[vm][create][--image=ubuntu]"),
     "a kernel": ("banger vm create --kernel deb", "[vm][create][--kernel][debian]"),
+    "a cache": ("banger cache delete g", "[cache][delete][gocache]"),
+    "a cache's path": ("banger vm run --cache goc", "[vm][run][--cache][gocache:]"),
+    "a folder": ("banger vm workspace prepare db onl", "[vm][workspace][prepare][db][only-file]"),
+    "a folder's folder": (
+        "banger vm workspace prepare db ./onl",
+        "[vm][workspace][prepare][db][./only-file]",
+    ),
+    "a branch": (
+        "banger vm workspace prepare db --from fea",
+        "[vm][workspace][prepare][db][--from][feature/one]",
+    ),
+    "a branch with =": (
+        "banger vm workspace prepare db --from=fea",
+        "[vm][workspace][prepare][db][--from=feature/one]",
+    ),
+    "a branch to harm": (
+        "banger vm workspace prepare db --from har",
+        "[vm][workspace][prepare][db][--from][harm'$(touch${IFS}harm)']",
+    ),
     "a shell": ("banger completion po", "[completion][powershell]"),
     "a guest's words": ("banger vm exec db -- d", "[vm][exec][db][--][d]"),
     "a value nobody knows": ("banger vm create --memory ", "[vm][create][--memory]"),
@@ -72,6 +92,13 @@ class Person:
         self.folder = home / "here"
         self.folder.mkdir()
         (self.folder / "only-file").touch()
+        for words in (
+            ("init", "-q", "-b", "main"),
+            ("-c", "user.name=A", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "A"),
+            ("branch", "feature/one"),
+            ("branch", "harm'$(touch${IFS}harm)'"),
+        ):
+            subprocess.run(["git", "-C", self.folder, *words], check=True)
         script = home / PLACES[shell]
         script.parent.mkdir(parents=True)
         script.write_text(lab.run("completion", shell).text)

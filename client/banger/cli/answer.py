@@ -1,0 +1,41 @@
+"""`banger __complete`: what a shell's script asks at each press of TAB, answered by Cyclopts' engine.
+
+The words come in CYCLOPTS_COMPLETION_WORDS, each with \\x1f behind it; without that variable they are the arguments.
+The answer is Cyclopts' protocol, since the script for PowerShell is Cyclopts' own: lines of "value TAB description"
+after a line "\\x1fbegin", and among them the directives "\\x1fprefix TAB text" (stands before each value already) and
+"\\x1ffiles" (the shell shall offer its own paths, too). An answer is never an error: at worst nothing is told.
+"""
+
+import os
+from collections.abc import Sequence
+
+from cyclopts.completion._engine import compute_full_completions, stdout_to_stderr
+
+from banger.cli import complete, tree
+
+_VARIABLE = "CYCLOPTS_COMPLETION_WORDS"
+_FLAT = str.maketrans("\t\n\r", "   ")
+
+
+def answer(arguments: Sequence[str]) -> None:
+    """Print what can stand in place of the last word."""
+    given = os.environ.pop(_VARIABLE, None)
+    words = list(arguments) if given is None else given.split("\x1f")[:-1]
+    # After `--` stand a guest's program and its files, which are not known here.
+    lines = [] if "--" in words[:-1] else _lines(words)
+    print("\n\x1fbegin", *lines, sep="\n")
+
+
+def _lines(words: list[str]) -> list[str]:
+    with stdout_to_stderr():  # what anything prints meanwhile is no answer
+        found = compute_full_completions(tree.build(), words)
+    lines = [f"\x1fprefix\t{_plain(found.prefix)}"] if found.prefix else []
+    if found.files or complete.path.wanted:
+        lines.append("\x1ffiles")
+    for value, told in found.candidates:
+        lines.append(f"{_plain(value)}\t{_plain(told)}" if told else _plain(value))
+    return lines
+
+
+def _plain(text: str) -> str:
+    return text.translate(_FLAT).lstrip("\x1f")
