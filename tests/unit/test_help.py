@@ -9,6 +9,7 @@ from banger.cli.help import near, page, screen
 
 PAGES = {" ".join(one.words): one for one in page.every()}
 COMMANDS = {words: one for words, one in PAGES.items() if not one.commands}
+PRINTS_ONE_THING = {"banger completion", "banger config path", "banger config schema"}
 GROUP_ROWS, COMMAND_ROWS, COLUMNS = 24, 44, 80
 
 
@@ -33,7 +34,7 @@ def test_nothing_is_left_unsaid(words: str) -> None:
 
 @pytest.mark.parametrize("words", COMMANDS)
 def test_every_command_takes_the_options_of_all(words: str) -> None:
-    if words != "banger completion":
+    if words not in PRINTS_ONE_THING:
         assert COMMANDS[words].shared == PAGES["banger"].shared
 
 

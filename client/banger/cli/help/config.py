@@ -11,14 +11,35 @@ Examples:
   banger config show --json              values and where each comes from
   banger config schema > schema.json     for your editor"""
 
+_SHOW = """\
+Examples:
+  banger config show
+  banger config show --json | jq .vm_defaults"""
+
+_EDIT = """\
+The first time it has every key as a comment.
+
+Examples:
+  banger config edit"""
+
+_PATH = """\
+Examples:
+  banger config path"""
+
+_SCHEMA = """\
+Examples:
+  banger config schema > ~/.config/banger/schema.json"""
+
 CONFIG = Group(
     "config",
     "Look at your config, and change it.",
     (
-        Command("show", "config:show", "Show every key with its value and where that comes from."),
-        Command("edit", "config:edit", "Open your config in your editor; what is wrong is not taken."),
-        Command("path", "config:path", "Print where your config is, or would be."),
-        Command("schema", "config:schema", "Print the JSON Schema of your config, for editors."),
+        Command("show", "config:show", "Show every key with its value and where that comes from.", _SHOW),
+        Command(
+            "edit", "config:edit", "Open your config in your editor; what is wrong is not taken.", _EDIT
+        ),
+        Command("path", "config:path", "Print where your config is, or would be.", _PATH),
+        Command("schema", "config:schema", "Print the JSON Schema of your config, for editors.", _SCHEMA),
     ),
     _CONFIG,
 )
