@@ -309,6 +309,6 @@ def _command(spec: UnitSpec, record: int, ready: int) -> list[str]:
         "--nofile=4096",
         "--memlock=8388608",
         f"--nproc={256 + spec.vm.spec.vcpu}",
-        f"--fsize={spec.vm.spec.disk}",
+        f"--fsize={spec.file_max}",
     )
     return ["prlimit", *limits, "--", shim, "--pid-fd", str(record), "--ready-fd", str(ready), *rest]

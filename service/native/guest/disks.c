@@ -171,7 +171,7 @@ static void mount_further(const struct seed *seed)
             continue;
         const char *path = device(seed->disks[i].index);
         make_folder(target, 0755);
-        if (mount(path, target, "ext4", MS_NOATIME, NULL) < 0)
+        if (mount(path, target, "ext4", MS_NOATIME, "discard") < 0)
             mount_or_fail(path, target, "squashfs", MS_RDONLY, NULL);
     }
 }

@@ -1,11 +1,14 @@
 #include "power.h"
 
 #include <fcntl.h>
+#include <linux/fs.h>
+#include <mntent.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/reboot.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "transport.h"
@@ -13,9 +16,26 @@
 /* systemd's SIGRTMIN is glibc's, 34, whatever the C library of this program says. */
 enum { SYSTEMD_POWEROFF = 34 + 4, SYSTEMD_REBOOT = 34 + 5 };
 
+/* Leaves the disks as an unmount does, whoever still has files open there: a cache disk goes to another machine. */
+static void freeze_disks(void)
+{
+    FILE *mounts = setmntent("/proc/self/mounts", "re");
+    struct mntent *mount;
+    while (mounts && (mount = getmntent(mounts))) {
+        int fd = strcmp(mount->mnt_type, "ext4") == 0 ? open(mount->mnt_dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
+        if (fd < 0)
+            continue;
+        syscall(SYS_ioctl, fd, FIFREEZE, 0); /* not ioctl(): musl's takes an int */
+        close(fd);
+    }
+    if (mounts)
+        endmntent(mounts);
+}
+
 _Noreturn void power_off_now(bool reboot_wanted)
 {
     sync();
+    freeze_disks();
     /* Firecracker's machines have no power switch: they end at a reset. */
     reboot(reboot_wanted || !transport_has_port() ? RB_AUTOBOOT : RB_POWER_OFF);
     for (;;)
