@@ -1,13 +1,17 @@
 """`banger vm workspace …`: a folder of ours into a VM that runs, and what changed there back."""
 
 import json
+import sys
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from banger import render, units
 from banger.cli.options import AS_TRACKED, PEOPLE, Files, Folder, Output, VMName
+from banger.errors import Failure, UsageError
 from banger.service import Service
+from banger.workspace import export as exports
 from banger.workspace.plan import Plan, plan
 
 
@@ -41,6 +45,73 @@ def prepare(
         render.note(text)
     if not output.quiet:
         render.note(f"{wanted.top} is in {name} now: `banger vm exec {name} --workdir {wanted.workdir}`")
+
+
+def export(
+    name: VMName,
+    path: Folder = ".",
+    /,
+    *,
+    patch: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Write a patch to this file, - for standard output.")
+    ] = "",
+    branch: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="The branch to make here; banger/NAME by default.")
+    ] = "",
+    guest_path: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Where it is there; /root/<the repository's name>.")
+    ] = "",
+    max_size: Annotated[
+        str, Parameter(allow_leading_hyphen=True, help="Take no more than this: 4G.")
+    ] = "1G",
+    output: Output = PEOPLE,
+) -> None:
+    """Bring back what changed in a workspace, as a branch of the repository that the folder `path` is in."""
+    units.check_name(name)
+    if output.json and patch == "-":
+        raise UsageError("--json and a patch cannot both be on standard output", hint="--patch FILE")
+    size = units.parse_size(max_size, "size")
+    wanted = exports.export(path, name, exports.Wanted(patch, branch, guest_path, size))
+    service = Service()
+    vm = service.find_vm(name)
+    brought = wanted.run(lambda: service.open_session(vm), output.progress(name))
+    if brought.patch and patch == "-":
+        sys.stdout.buffer.write(brought.patch)
+        return
+    if brought.patch:
+        _write(Path(patch), brought.patch)
+    if output.json:
+        render.as_json({"vm": name, **brought.record()})
+    elif not output.quiet:
+        render.note(_told(name, patch, brought))
+
+
+def _write(place: Path, patch: bytes) -> None:
+    try:
+        with place.open("xb") as file:
+            try:
+                file.write(patch)
+            except OSError:
+                place.unlink()
+                raise
+    except OSError as exc:
+        raise Failure(
+            "HostFailed", "cannot write the patch", why=str(exc), hint="--patch names the file"
+        ) from None
+
+
+def _told(name: str, patch: str, brought: exports.Brought) -> str:
+    if brought.patch:
+        return f"{patch}: {units.size(len(brought.patch))}; `git apply {patch}` applies it"
+    if not brought.branch:
+        return f"nothing changed in {name}"
+    branch = brought.branch
+    if not brought.commits:
+        return f"{branch} has it all already"
+    commits = "1 commit" if brought.commits == 1 else f"{brought.commits} commits"
+    return (
+        f"{branch}: {commits}; `git diff HEAD...{branch}` shows what changed, `git merge {branch}` takes it"
+    )
 
 
 def warn(found: Plan, output: Output) -> None:

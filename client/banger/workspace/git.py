@@ -1,8 +1,9 @@
 """The user's git, run so that it writes nothing in their repository, runs no hook and asks nobody: the one door."""
 
 import os
+import resource
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _SET = {
     "GIT_ADVICE": "0",
     "LC_ALL": "C",
 }
+_MEMORY = 4 * 1024**3
+_CPU_S = 900
 _CONFIG = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -86,13 +89,15 @@ class Git:
         """The same for output of one line of ASCII."""
         return self.run(*words, data=data, doing=doing).decode("ascii", "replace").strip()
 
-    def start(self, *words: str, output: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
-        """Start it with pipes for input and errors; the caller has it in a `with` block and kills it in need."""
+    def start(
+        self, *words: str, source: int = subprocess.PIPE, output: int = subprocess.PIPE
+    ) -> subprocess.Popen[bytes]:
+        """Start it, by default with pipes; the caller has it in a `with` block and kills it in need."""
         try:
             return subprocess.Popen(
                 self.argv(*words),
                 env=self.environment(),
-                stdin=subprocess.PIPE,
+                stdin=source,
                 stdout=output,
                 stderr=subprocess.PIPE,
             )
@@ -105,13 +110,32 @@ class Git:
             ) from None
 
 
-def communicate(child: subprocess.Popen[bytes], data: bytes) -> tuple[bytes, bytes]:
+def communicate(child: subprocess.Popen[bytes], data: bytes | None) -> tuple[bytes, bytes]:
     """Feed and read `child` to its end; it is killed when we are interrupted."""
     try:
         return child.communicate(data)
     except BaseException:
         child.kill()
         raise
+
+
+def output_of(child: subprocess.Popen[bytes]) -> Generator[bytes, None, None]:
+    """What `child` writes, in pieces; it is killed when nobody wants more."""
+    try:
+        while child.stdout is not None and (data := child.stdout.read(1 << 20)):
+            yield data
+    finally:
+        child.kill()
+
+
+def limit(child: subprocess.Popen[bytes], file_size: int) -> None:
+    """Bound what a git that handles foreign objects may use: memory, time, the bytes of a file that it writes."""
+    for what, value in (
+        (resource.RLIMIT_DATA, _MEMORY),
+        (resource.RLIMIT_CPU, _CPU_S),
+        (resource.RLIMIT_FSIZE, file_size),
+    ):
+        resource.prlimit(child.pid, what, (value, value))
 
 
 def failed(text: str, status: int, doing: str, folder: Path) -> Failure:

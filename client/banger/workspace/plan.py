@@ -9,10 +9,11 @@ from typing import Any
 
 from banger.errors import Failure, UsageError
 from banger.progress import Progress
+from banger.workspace import listing
 from banger.workspace import repo as repos
 from banger.workspace.folder import Entry
+from banger.workspace.listing import Findings, Part
 from banger.workspace.options import Options
-from banger.workspace.repo import Findings, Part
 
 GUEST_HOME = "/root"
 
@@ -100,10 +101,10 @@ def plan(path: str | Path, options: Options) -> Plan:
     commit, branch = repo.head, repo.branch
     if options.from_ref:
         commit, branch = repos.commit_of(repo, options.from_ref)
-        parts = repos.committed(repo, b"", commit, found)
+        parts = listing.committed(repo, b"", commit, found)
     else:
         untracked = options.include_untracked or options.all_files
-        parts = repos.working_tree(repo, b"", found, untracked=untracked, ignored=options.all_files)
+        parts = listing.working_tree(repo, b"", found, untracked=untracked, ignored=options.all_files)
     if options.branch:
         repos.check_branch(repo, options.branch)
         branch = options.branch
@@ -127,7 +128,7 @@ def _plain(top: Path, options: Options, found: Findings) -> Plan:
     for flag, value in (("--from", options.from_ref), ("--branch", options.branch)):
         if value:
             raise UsageError(f"{flag} needs a git repository, and {top} is in none")
-    entries = repos.plain(top, found)
+    entries = listing.plain(top, found)
     found.finish()
     name = _name(top)
     return Plan(top, name, f"{GUEST_HOME}/{name}", "", "", (), entries, tuple(found.warnings))

@@ -1,11 +1,9 @@
 """Puts a planned workspace into a guest: one tar stream, unpacked beside its place and then moved there."""
 
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +13,8 @@ from banger.messages import Command
 from banger.progress import Progress
 from banger.workspace import interrupts, skeleton
 from banger.workspace.folder import FILE, Entry
-from banger.workspace.repo import Part, list_folder
+from banger.workspace.listing import Part, list_folder
+from banger.workspace.scratch import host_failed, scratch
 from banger.workspace.tarstream import Group, Stream
 
 if TYPE_CHECKING:
@@ -64,9 +63,9 @@ def send(
     # The session first: while it is opened a signal ends us at once, and nothing is made yet.
     fd = open_session()
     try:
-        with interrupts.told(f"{plan.name} was not copied"), _scratch() as scratch:
+        with interrupts.told(f"{plan.name} was not copied"), scratch("banger-workspace-") as place:
             progress.update({"stage": "packing the commit"})
-            groups = _made(plan, scratch)
+            groups = _made(plan, place)
             stream = Stream(groups, _teller(progress, plan, groups))
             command = Command(
                 ("sh", "-c", _SCRIPT, "sh", *os.path.split(plan.guest_path), "replace" if replace else "")
@@ -89,42 +88,21 @@ def send(
             os.close(fd)
 
 
-@contextmanager
-def _scratch() -> Iterator[Path]:
+def _made(plan: "Plan", place: Path) -> list[Group]:
     try:
-        folder = Path(tempfile.mkdtemp(prefix="banger-workspace-"))
+        return _groups(plan, place)
     except OSError as exc:
-        raise _host_failed(exc) from None
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
+        raise host_failed(exc) from None
 
 
-def _made(plan: "Plan", scratch: Path) -> list[Group]:
-    try:
-        return _groups(plan, scratch)
-    except OSError as exc:
-        raise _host_failed(exc) from None
-
-
-def _host_failed(exc: OSError) -> Failure:
-    return Failure(
-        "HostFailed",
-        "cannot make what goes into the guest",
-        why=str(exc),
-        hint=f"is there room in {tempfile.gettempdir()}? TMPDIR says another place",
-    )
-
-
-def _groups(plan: "Plan", scratch: Path) -> list[Group]:
+def _groups(plan: "Plan", top: Path) -> list[Group]:
     """What goes into the stream, skeletons made."""
     if not plan.parts:
         return [Group(plan.top, b"", plan.loose, settled=False)]
     groups: list[Group] = []
     folders = _git_folders(plan.parts)
     for number, part in enumerate(plan.parts):
-        place = scratch / str(number)
+        place = top / str(number)
         place.mkdir()
         git_dir, outer = folders[part.prefix], part.prefix == b""
         work_tree = "" if outer else os.fsdecode(os.path.relpath(part.prefix, git_dir))

@@ -15,7 +15,7 @@ from banger.errors import Failure
 from banger.workspace import gitconfig
 from banger.workspace.folder import Entry
 from banger.workspace.git import Git, split
-from banger.workspace.repo import Part
+from banger.workspace.listing import Part
 
 START, BASE = (
     "refs/banger/start",

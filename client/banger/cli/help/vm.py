@@ -99,6 +99,18 @@ Examples:
   banger vm workspace prepare web ~/src/app --branch try
   banger vm workspace prepare web --dry-run      only list what would be taken"""
 
+_EXPORT = """\
+Commits made there, and on top of them one of what was not committed (new files
+too, but none that git ignores), become the branch banger/NAME of the repository
+that PATH (the present folder) is in. Your checkout stays as it is, no hook runs
+and nothing is overwritten: look at it, then merge it. A patch has the same, and
+fits what your checkout was when it was taken along.
+
+Examples:
+  banger vm workspace export web                 branch banger/web
+  git diff HEAD...banger/web; git merge banger/web
+  banger vm workspace export web --patch - | git apply"""
+
 WORKSPACE = Group(
     "workspace",
     "Take a repository into a VM, and bring back what changed there.",
@@ -108,6 +120,13 @@ WORKSPACE = Group(
             "workspace:prepare",
             "Take a repository into a VM that runs.",
             _PREPARE,
+            "NAME [PATH]",
+        ),
+        Command(
+            "export",
+            "workspace:export",
+            "Bring back what changed there, as a branch or a patch.",
+            _EXPORT,
             "NAME [PATH]",
         ),
     ),
