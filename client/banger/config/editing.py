@@ -10,16 +10,14 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 
 from banger import render
 from banger.config import parse, place
 from banger.config.template import template
 from banger.errors import Failure
+from banger.interrupt import Interrupted, Interrupts
 
 _EDITORS = ("editor", "sensible-editor", "nano", "vim", "vi")  # the first is Debian's choice
-
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def edit() -> bool:
@@ -28,8 +26,8 @@ def edit() -> bool:
     argv = _editor()
     before = _read(file)
     text = template().encode() if before is None else before
-    with _interruptible(), _copy(file, text) as copy:
-        _until_right(argv, copy)
+    with Interrupts() as interrupts, _copy(file, text) as copy:
+        _until_right(argv, copy, interrupts)
         return _put(copy, file, before, text)
 
 
@@ -49,9 +47,9 @@ def _copy(file: Path, text: bytes) -> Iterator[Path]:
         copy.unlink(missing_ok=True)
 
 
-def _until_right(argv: list[str], copy: Path) -> None:
+def _until_right(argv: list[str], copy: Path, interrupts: Interrupts) -> None:
     while True:
-        _run(argv, copy)
+        _run(argv, copy, interrupts)
         try:
             parse(_decoded(copy))
         except Failure as exc:
@@ -135,22 +133,19 @@ def _editor() -> list[str]:
     raise Failure("NoEditor", "there is no editor", hint="set EDITOR to the one you like")
 
 
-def _run(argv: list[str], copy: Path) -> None:
+def _run(argv: list[str], copy: Path, interrupts: Interrupts) -> None:
     # Keys that interrupt are for the editor, as in git.
     waiting = {signum: signal.signal(signum, signal.SIG_IGN) for signum in (signal.SIGINT, signal.SIGQUIT)}
-    # What ends us waits until we know whom to end with us.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    pid = 0
     try:
-        pid = os.posix_spawnp(
-            argv[0], [*argv, str(copy)], os.environ, setsigdef=list(waiting), setsigmask=mask
-        )
-        try:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        except Failure:
+        with interrupts.held():
+            pid = os.posix_spawnp(argv[0], [*argv, str(copy)], os.environ, setsigdef=list(waiting))
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except Interrupted:
+        if pid:
             os.kill(pid, signal.SIGTERM)
             os.waitpid(pid, 0)
-            raise
+        raise
     except OSError as exc:
         raise Failure(
             "NoEditor",
@@ -159,25 +154,9 @@ def _run(argv: list[str], copy: Path) -> None:
             hint="set EDITOR",
         ) from None
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for signum, handler in waiting.items():
             signal.signal(signum, handler)
     if status:
         raise Failure(
             "EditorFailed", f"the editor {argv[0]!a} failed with {status}", hint="nothing was changed"
         )
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """What ends us leaves no copy behind."""
-
-    def ended(signum: int, _frame: FrameType | None) -> None:
-        raise Failure("Interrupted", f"ended by {signal.Signals(signum).name}", status=128 + signum)
-
-    before = {s: signal.signal(s, ended) for s in _ENDING}
-    try:
-        yield
-    finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
