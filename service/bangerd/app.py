@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import fcntl
+import json
 import logging
 import os
 import signal
@@ -56,6 +57,12 @@ class Options:
     verbose: bool
 
 
+class _Schema(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        sys.stdout.write(json.dumps(configuration.json_schema(), indent=2) + "\n")
+        parser.exit()
+
+
 def parse_args(argv: list[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="bangerd", description="The root service behind banger; see bangerd(8)."
@@ -73,6 +80,9 @@ def parse_args(argv: list[str]) -> Options:
     )
     parser.add_argument("--supervisor", choices=("auto", "systemd", "process"), default="auto")
     parser.add_argument("--verbose", action="store_true", help="log each step")
+    parser.add_argument(
+        "--config-schema", action=_Schema, nargs=0, help="write the JSON Schema of banger.toml, and end"
+    )
     parser.add_argument("--version", action="version", version=version("banger"))
     args = parser.parse_args(argv)
     return Options(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
@@ -170,6 +170,12 @@ _USERS = "it is a user's, in ~/.config/banger/config.toml: the service opens no 
 REFUSED = dict.fromkeys(("ssh_key_path", "file_sync", "forward", "tooling"), _USERS) | {
     "nat": "each user decides it: in ~/.config/banger/config.toml, or with --no-nat",
 }
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors."""
+    draft = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "banger.toml of an admin"}
+    return draft | msgspec.json.schema(Config)
 
 
 def load(path: Path, *, required: bool) -> Config:

@@ -188,6 +188,8 @@ def _unknown(name: str, path: Path, kind: type, refused: Mapping[str, str]) -> t
     near = difflib.get_close_matches(name.replace("-", "_").lower(), known, n=1)
     if near:
         return what, f"did you mean {near[0]}?"
+    if path and name in _names(_type(kind, ())):
+        return what, "it belongs above the first [table]"
     for other, keys in _tables(kind):
         if name in keys:
             return what, f"it belongs in {other}"

@@ -122,6 +122,10 @@ def test_schema_and_settings_have_the_same_keys() -> None:
             ["1:1: unknown key 'default-image-name'", "  did you mean default_image_name?"],
         ),
         ("memory_mib = 4096", ["1:1: unknown key 'memory_mib'", "  it belongs in [vm_defaults]"]),
+        (
+            "[forward]\ngit = true\nnat = true",
+            ["3:1: unknown key 'nat' in forward", "  it belongs above the first [table]"],
+        ),
         ("mode = '0600'", ["1:1: unknown key 'mode'", "  it belongs in [[file_sync]]"]),
         (
             "[forward]\nx = 1",
