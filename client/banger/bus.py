@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from banger.errors import DBUS_ERRORS, BusError
+from banger.trace import TRACE
 
 NAME = "com.thaloco.Banger1"
 ROOT = "/com/thaloco/Banger1"
@@ -36,6 +37,14 @@ class Call:
     fds: tuple[int, ...] = ()
     timeout_s: float = CALL_TIMEOUT_S
     start_service: bool = True
+
+    @property
+    def shown(self) -> str:
+        """For --verbose: member, object and plain arguments; options by name alone, as a value may be a secret."""
+        told = [
+            f"{{{', '.join(one)}}}" if isinstance(one, Mapping) else repr(one)[:80] for one in self.arguments
+        ]
+        return f"{self.interface.rpartition('.')[2]}.{self.member}({', '.join(told)}) of {self.path}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +76,7 @@ class Bus:
             raise BusError("NoBus", exc.message) from None
         # GLib's default is to end the process when the bus goes away, without a word.
         self._con.set_exit_on_close(False)
+        TRACE.say(f"connected to the system bus as {self._con.get_unique_name()}")
 
     # Calls
 
@@ -95,21 +105,32 @@ class Bus:
         return self.call(Call(path, properties, "Get", "ss", (interface, name))).values[0]
 
     def _call(self, call: Call, *, interactive: bool) -> Reply:
+        ended = TRACE.begin(call.shown)
         try:
             reply, fds = self._con.call_with_unix_fd_list_sync(
                 *self._arguments(call, interactive=interactive), None
             )
         except self._glib.Error as exc:
-            raise self._error(exc) from None
+            error = self._error(exc)
+            ended(error.name)
+            raise error from None
+        ended("done")
         return _reply(reply, fds)
 
     def _start(self, call: Call, done: Callable[[Reply | BusError], None], *, interactive: bool) -> None:
+        ended = (
+            TRACE.begin(call.shown) if call.member != "Describe" else _unsaid
+        )  # a job's, four times a second
+
         def finished(connection: Any, result: Any) -> None:
             try:
                 reply, fds = connection.call_with_unix_fd_list_finish(result)
             except self._glib.Error as exc:
-                done(self._error(exc))
+                error = self._error(exc)
+                ended(error.name)
+                done(error)
             else:
+                ended("done")
                 done(_reply(reply, fds))
 
         self._con.call_with_unix_fd_list(*self._arguments(call, interactive=interactive), None, finished)
@@ -231,6 +252,10 @@ class Bus:
     @property
     def closed(self) -> bool:
         return bool(self._con.is_closed())
+
+
+def _unsaid(_how: str) -> None:
+    return
 
 
 def _reply(body: Any, fd_list: Any) -> Reply:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from banger import units
-from banger.render import DIM, GREEN, fancy, paint, safe
+from banger.render import DIM, GREEN, columns, fancy, paint, safe
 
-_WIDTH = 24
+_WIDTH = 24  # of the bar, at most
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _WORTH_A_LINE_S = 1.0  # shorter stages leave no trace
 
@@ -45,13 +45,11 @@ class Progress:
         if not self.live:
             return
         now = time.monotonic()
-        parts = [self._bar(now), self._title]
-        if self._stage:
-            parts.append(self._stage)
-        if self._detail:
-            parts.append(self._detail)
-        parts.append(paint(units.duration(now - self._began), DIM, self._err))
-        self._err.write("\r\x1b[K" + "  ".join(parts))
+        took = units.duration(now - self._began)
+        parts = [part for part in (self._bar(now), self._title, self._stage, self._detail) if part]
+        # A line that wraps could not be wiped.
+        room = max(0, columns(self._err) - len(took) - 3)
+        self._err.write(f"\r\x1b[K{'  '.join(parts)[:room]}  {paint(took, DIM, self._err)}")
         self._err.flush()
         self._drawn = True
 
@@ -85,9 +83,10 @@ class Progress:
     def _bar(self, now: float) -> str:
         if self._fraction < 0:
             return _SPINNER[int(now * 10) % len(_SPINNER)] if self._unicode else "|/-\\"[int(now * 8) % 4]
-        full = round(self._fraction * _WIDTH)
+        width = min(_WIDTH, columns(self._err) // 5)
+        full = round(self._fraction * width)
         filled, empty = ("━", "╌") if self._unicode else ("#", ".")
-        return f"{filled * full}{empty * (_WIDTH - full)} {self._fraction:4.0%}"
+        return f"{filled * full}{empty * (width - full)} {self._fraction:4.0%}"
 
 
 def _amount(done: int, total: int, unit: str) -> str:

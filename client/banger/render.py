@@ -26,6 +26,9 @@ STATE_STYLES = {
     "warning": YELLOW,
 }
 
+_UNBOUNDED = 1 << 16
+_NARROWEST = 7  # of a column that had to give way: "running"
+
 # Everything that moves a cursor, rings or hides: C0 (but tab and newline), DEL, C1, and the bidirectional
 # controls that make a line read as what it is not.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -46,18 +49,42 @@ def paint(text: str, style: str, stream: TextIO) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, out: TextIO | None = None) -> None:
-    """Print aligned columns with headings. Colours states when `out` (standard output) is a terminal."""
+    """Print aligned columns with headings; on a terminal states in colour, and no line longer than it is wide."""
     out = out or sys.stdout
-    cells = [[safe(cell) for cell in row] for row in rows]
-    widths = [max(len(line[i]) for line in [list(headings), *cells]) for i in range(len(headings))]
-    head = "  ".join(text.ljust(width) for text, width in zip(headings, widths, strict=True)).rstrip()
-    print(paint(head, BOLD, out), file=out)
-    for row in cells:
-        padded = (
-            paint(cell, STATE_STYLES.get(cell, ""), out) + " " * (width - len(cell))
-            for cell, width in zip(row, widths, strict=True)
-        )
+    cells = [list(headings), *([safe(cell) for cell in row] for row in rows)]
+    widths = fitting([max(len(line[i]) for line in cells) for i in range(len(headings))], columns(out))
+    for line in cells:
+        padded = [
+            paint(shown := _cut(cell, width), BOLD if line is cells[0] else STATE_STYLES.get(cell, ""), out)
+            + " " * (width - len(shown))
+            for cell, width in zip(line, widths, strict=False)  # the last columns may have no room
+        ]
         print("  ".join(padded).rstrip(), file=out)
+
+
+def columns(stream: TextIO) -> int:
+    """How wide the terminal is that `stream` is; very wide if it is none."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or _UNBOUNDED
+    except (OSError, ValueError):  # no terminal, or no file at all
+        return _UNBOUNDED
+
+
+def fitting(widths: Sequence[int], room: int) -> list[int]:
+    """Widths of a table's columns, two spaces apart, in `room`: the widest give way first, down to a few characters;
+    where that is not enough the last ones go."""
+    fit = list(widths)
+    while len(fit) > 1 and sum(fit) + 2 * (len(fit) - 1) > room:
+        widest = max(fit)
+        if widest > _NARROWEST:
+            fit[fit.index(widest)] -= 1
+        else:
+            fit.pop()
+    return fit
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def sections(groups: Mapping[str, Mapping[str, str]], *, out: TextIO | None = None) -> None:

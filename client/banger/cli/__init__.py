@@ -14,6 +14,7 @@ from banger.cli.help import GROUPS
 from banger.cli.tree import build
 from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
 from banger.interrupt import Interrupted
+from banger.trace import TRACE
 
 _WITH_COMMAND = ("run", "exec")
 
@@ -25,6 +26,8 @@ def run(argv: Sequence[str]) -> int:
     tokens, tail = _split(argv)
     if _wants_help(tokens):
         return _help(tokens)
+    if not {"--verbose", "-v"}.isdisjoint(tokens):
+        TRACE.start()
     runs_command = tokens[:1] == ["vm"] and tokens[1:2] and tokens[1] in _WITH_COMMAND
     try:
         return _dispatch(tokens, tail)

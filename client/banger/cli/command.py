@@ -8,6 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import context, envfile, messages, render, terminal, units
+from banger.cli import complete
 from banger.cli.options import Output
 from banger.config import Forward, settings
 from banger.errors import UsageError
@@ -24,16 +25,29 @@ class How:
 
     env: Annotated[
         list[str] | None,
-        Parameter(name=["--env", "-e"], negative=(), help="NAME=value for it; NAME takes it from here."),
+        Parameter(
+            name=["--env", "-e"],
+            metavar="NAME=VALUE",
+            negative=(),
+            help="NAME=value for it; NAME takes it from here.",
+        ),
     ] = None
     env_file: Annotated[
-        list[str] | None, Parameter(negative=(), help="A file of such lines, as docker has them.")
+        list[str] | None,
+        Parameter(
+            metavar="FILE",
+            negative=(),
+            completer=complete.path,
+            help="A file of such lines, as docker has them.",
+        ),
     ] = None
     user: Annotated[str, Parameter(help="The guest's user to run it as; root by default.")] = ""
-    workdir: Annotated[str, Parameter(help="The folder to run it in; the user's home by default.")] = ""
+    workdir: Annotated[
+        str, Parameter(metavar="FOLDER", help="The folder to run it in; the user's home by default.")
+    ] = ""
     tty: Annotated[bool | None, Parameter(help="Give it a terminal. By default if we have one.")] = None
     timeout: Annotated[
-        str, Parameter(help="End it after 90s, 10m: TERM, 10 s later KILL; exit status 124.")
+        str, Parameter(metavar="TIME", help="End it after 90s, 10m; its status is 124 then.")
     ] = ""
     detach: Annotated[
         bool,
@@ -42,7 +56,8 @@ class How:
         ),
     ] = False
     forward: Annotated[
-        str, Parameter(help="What of here it sees: proxy,ca,term,timezone,git, no-…, all, none.")
+        str,
+        Parameter(metavar="LIST", help="proxy, ca, term, timezone, git; no-X; all; none."),
     ] = ""
 
     def checked(self, argv: Sequence[str]) -> "Planned":

@@ -23,6 +23,12 @@ class Output:
     quiet: Annotated[
         bool, Parameter(name=["--quiet", "-q"], negative=(), help="No progress, no remarks.")
     ] = False
+    verbose: Annotated[
+        bool,
+        Parameter(
+            name=["--verbose", "-v"], negative=(), help="Tell of each call of the service, with times."
+        ),
+    ] = False
 
     def progress(self, title: str) -> Progress:
         """A progress line called `title`, silent where it would disturb."""
@@ -57,8 +63,12 @@ class Spec:
         str, Parameter(allow_leading_hyphen=True, completer=complete.kernel, help="The kernel it boots.")
     ] = ""
     vcpu: Annotated[int | None, Parameter(allow_leading_hyphen=True, help="Virtual CPUs.")] = None
-    memory: Annotated[str, Parameter(allow_leading_hyphen=True, help="Memory: 512M, 2G.")] = ""
-    disk: Annotated[str, Parameter(allow_leading_hyphen=True, help="Size of its disk: 8G.")] = ""
+    memory: Annotated[
+        str, Parameter(allow_leading_hyphen=True, metavar="SIZE", help="Memory: 512M, 2G.")
+    ] = ""
+    disk: Annotated[
+        str, Parameter(allow_leading_hyphen=True, metavar="SIZE", help="Size of its disk: 8G.")
+    ] = ""
     nat: Annotated[bool | None, Parameter(help="Let it reach the network through this machine.")] = None
     cache: Annotated[
         list[str] | None,
@@ -66,7 +76,8 @@ class Spec:
             negative=(),
             allow_leading_hyphen=True,
             completer=complete.cache_mount,
-            help="NAME:/PATH: your disk NAME, which outlives the VM, at PATH.",
+            metavar="NAME:PATH",
+            help="Your disk NAME, which outlives the VM, at PATH.",
         ),
     ] = None
 
@@ -135,7 +146,7 @@ class Files:
     )
     tooling: Annotated[
         bool | None,
-        Parameter(help="Have mise install the tools that the folder names, in the background."),
+        Parameter(help="Have mise install the tools that the folder names."),
     ] = None
 
     def given(self) -> tuple[str, ...]:

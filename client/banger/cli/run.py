@@ -14,7 +14,7 @@ from banger.cli.arrival import arrive
 from banger.cli.command import How, Tail
 from banger.cli.defaults import FILE_SYNC
 from banger.cli.guest import Guest
-from banger.cli.options import AS_TRACKED, DEFAULTS, PEOPLE, Files, Output, Spec, VMName
+from banger.cli.options import AS_TRACKED, DEFAULTS, PEOPLE, Files, Folder, Output, Spec, VMName
 from banger.cli.prepare import prepare
 from banger.errors import OK, Failure, UsageError
 from banger.service import Service, Wanted
@@ -27,7 +27,7 @@ _AS_IS = How()
 
 
 def run(
-    path: Annotated[str, Parameter(show=False)] = "",
+    path: Folder = "",
     /,
     *,
     spec: Spec = DEFAULTS,

@@ -13,7 +13,8 @@ def lines(page: Page, columns: int) -> Iterator[str]:
     """The help of `page` for a terminal of so many columns."""
     width = max(40, min(columns, _WIDTH))
     yield f"Usage: {page.usage}"
-    yield ""
+    if not page.commands:  # a group's lines are counted: it has to fit the smallest terminal
+        yield ""
     yield from textwrap.wrap(page.summary, width)
     if page.commands:
         yield from ("", "Commands:", *_table(page.commands, width))

@@ -141,7 +141,7 @@ VM = Group(
             "run:run",
             "Make a VM, start it and run a command or a shell.",
             _RUN,
-            "[-- COMMAND...]",
+            "[PATH] [-- COMMAND...]",
         ),
         Command(
             "exec",
