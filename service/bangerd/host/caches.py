@@ -43,7 +43,9 @@ class CacheFiles:
         return tuple(sorted(self._found(), key=lambda cache: (cache.owner_uid, cache.name)))
 
     def _found(self) -> Iterator[Cache]:
-        for folder in os.scandir(self._parent):
+        with os.scandir(self._parent) as entries:
+            folders = list(entries)
+        for folder in folders:
             named = _FOLDER.fullmatch(folder.name)
             if named is None:
                 continue

@@ -198,3 +198,66 @@ async def appear(master: int, text: bytes | None) -> bytes:
         if text is not None and seen.endswith(text):
             return seen
     raise AssertionError(f"no {text!r} in {seen!r}")
+
+
+async def test_caches(banger: Run, service: Service) -> None:
+    assert "`banger vm run --cache NAME:/PATH` makes one" in (await banger("cache", "list")).err
+    done = await banger("vm", "run", "-q", "--name", "web", "--cache", "go:/root/go", "--", "true")
+    assert done.status == 0, done
+    await banger("vm", "create", "--name", "other", "--cache", "go:/a", "--cache", "apt:/b c:d")
+    assert service.vms.find("other").spec.caches == {"/a": "go", "/b c:d": "apt"}
+    (cache,) = (await banger("cache", "list", "--json")).json
+    assert {"name": "go", "owner": ALICE, "owner_name": "alice", "vm": "web"}.items() <= cache.items()
+    assert {type(cache[key]) for key in ("size", "used", "created_at")} == {int}
+    headings, row = (await banger("cache", "list")).out.splitlines()
+    assert headings.split() == ["NAME", "OWNER", "SIZE", "USED", "VM", "AGE"]
+    assert row.split()[:7] == ["go", "alice", "16", "GiB", "4", "KiB", "web"]
+    assert "caches  " in (shown := (await banger("vm", "show", "web")).out)
+    assert "/root/go=go" in shown
+
+    for words, status in (
+        (("vm", "run", "--rm", "--cache", "go:/x", "--", "true"), 125),
+        (("vm", "start", "other"), 1),
+        (("cache", "delete", "go"), 1),
+    ):
+        done = await banger(*words)
+        assert (done.status, done.out) == (status, ""), done
+        assert "cache 'go' is in use by VM 'web'" in done.err
+        assert "`banger vm stop web`" in done.err
+    assert [vm.name for vm in service.vms.all()] == ["other", "web"]
+
+    assert (await banger("cache", "list", "--all", "--json", uid=CAROL)).json == []
+    done = await banger("cache", "delete", "go", "--owner", "0", "--json", uid=CAROL)
+    assert done.status == 1
+    assert json.loads(done.err)["error"] in ("AccessDenied", "AuthorizationRequired"), done
+    await banger("vm", "stop", "web")
+    done = await banger("cache", "delete", "nope", "go")
+    assert done.status == 1
+    assert "no cache named 'nope'" in done.err
+    assert "cache go is deleted" in done.err
+    assert (await banger("cache", "list", "--json")).json == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("go",), "write a name and a path, as in --cache go:/root/go"),
+        ((":/x",), "write a name and a path"),
+        (("go:",), "write a name and a path"),
+        (("go:/x", "--cache", "apt:/x"), "two caches at '/x'"),
+        (("go:x",), "give an absolute path"),
+        (("Go:/x",), "no valid name of a cache"),
+        (("go:/proc/x",), "belong to the system"),
+    ],
+)
+async def test_caches_that_cannot_be(
+    banger: Run, service: Service, words: tuple[str, ...], said: str
+) -> None:
+    done = await banger("vm", "create", "--cache", *words)
+    assert (done.status, done.out) == (2, ""), done
+    assert said in done.err
+    assert service.vms.all() == ()
+    assert service.world.caches == {}
+    done = await banger("cache", "delete", "go", "--owner", "no such user")
+    assert done.status == 2
+    assert "no user named" in done.err
