@@ -63,12 +63,20 @@ class _Schema(argparse.Action):
         parser.exit()
 
 
-def parse_args(argv: list[str]) -> Options:
+def command_line() -> argparse.ArgumentParser:
+    """What bangerd(8) tells of, too."""
     parser = argparse.ArgumentParser(
         prog="bangerd", description="The root service behind banger; see bangerd(8)."
     )
-    parser.add_argument("--state-dir", type=Path, default=Path("/var/lib/banger"))
-    parser.add_argument("--runtime-dir", type=Path, default=Path("/run/banger"))
+    parser.add_argument(
+        "--state-dir",
+        type=Path,
+        default=Path("/var/lib/banger"),
+        help="images, kernels, disks and the database",
+    )
+    parser.add_argument(
+        "--runtime-dir", type=Path, default=Path("/run/banger"), help="sockets of VMs; empty after a boot"
+    )
     parser.add_argument(
         "--libexec-dir", type=Path, default=None, help="where banger-shim and banger-guest are"
     )
@@ -76,15 +84,28 @@ def parse_args(argv: list[str]) -> Options:
         "--config", type=Path, default=None, help="default: /etc/banger/banger.toml, if it exists"
     )
     parser.add_argument(
-        "--bus-address", default="unix:path=/run/dbus/system_bus_socket", help="D-Bus address"
+        "--bus-address",
+        default="unix:path=/run/dbus/system_bus_socket",
+        help="the system bus's address",
     )
-    parser.add_argument("--supervisor", choices=("auto", "systemd", "process"), default="auto")
+    parser.add_argument(
+        "--supervisor",
+        choices=("auto", "systemd", "process"),
+        default="auto",
+        help="what VMs are processes of; auto is systemd where that is PID 1",
+    )
     parser.add_argument("--verbose", action="store_true", help="log each step")
     parser.add_argument(
         "--config-schema", action=_Schema, nargs=0, help="write the JSON Schema of banger.toml, and end"
     )
-    parser.add_argument("--version", action="version", version=version("banger"))
-    args = parser.parse_args(argv)
+    parser.add_argument(
+        "--version", action="version", version=version("banger"), help="write the version, and end"
+    )
+    return parser
+
+
+def parse_args(argv: list[str]) -> Options:
+    args = command_line().parse_args(argv)
     return Options(
         state_dir=args.state_dir,
         runtime_dir=args.runtime_dir,
