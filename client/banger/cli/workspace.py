@@ -41,8 +41,6 @@ def prepare(
         del record["files"]
         render.as_json({"vm": name, **record, "changed": list(changed)})
         return
-    for text in changed:
-        render.note(text)
     if not output.quiet:
         render.note(f"{wanted.top} is in {name} now: `banger vm exec {name} --workdir {wanted.workdir}`")
 

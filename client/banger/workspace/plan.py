@@ -76,7 +76,7 @@ class Plan:
     ) -> tuple[str, ...]:
         """Put it into the guest whose sessions `open_session` opens; `replace` what is there already.
 
-        Returns what changed on this side meanwhile, in words. All of it or nothing is there afterwards. Raises
+        Says, and returns, what changed on this side meanwhile. All of it or nothing is there afterwards. Raises
         Failure; on the host nothing is left in any case.
         """
         from banger.workspace import send

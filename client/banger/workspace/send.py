@@ -82,6 +82,8 @@ def send(
                 progress.close(done=done)
             if not done:
                 raise _unpacking_failed(outcome, plan)
+            for text in stream.changed:
+                progress.say(text)
             return tuple(stream.changed)
     finally:
         if fd >= 0:
