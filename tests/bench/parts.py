@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import completion, imports, phases, shim, stock
+from tests.bench import completion, imports, phases, shim, stock, workspace
 from tests.bench.floor import Floor, Run, disk_series
 from tests.bench.guest import stretches
 from tests.bench.host import HERE, Host
@@ -120,6 +120,37 @@ def _session(host: Host) -> float:
     return (time.perf_counter() - start) * 1000
 
 
+def workspace_(bench: Bench) -> Iterator[str]:
+    """A repository into a VM that runs, of 5,000 and of 50,000 files."""
+    bench.host.once("banger", "vm", "run", "--name", VM, "--vcpu", "2", "--", "true")
+    try:
+        bench.host.once("banger", "vm", "exec", VM, "--", "sh", "-c", SETTLE)
+        for files, turns in ((5_000, bench.n), (50_000, min(bench.n, 3))):
+            yield from _workspace(bench, files, turns)
+    finally:
+        bench.host.once("banger", "vm", "delete", VM)
+
+
+def _workspace(bench: Bench, files: int, turns: int) -> Iterator[str]:
+    guest = workspace.Guest(bench.host, VM)
+    found = Sheet()
+    with workspace.made(bench.host, files) as repo:
+        ways = dict(workspace.commands(guest, repo))
+        for number in range(turns + 1):
+            times = {}
+            for name, argv in ways.items():
+                done = bench.host.once(*argv)
+                times[f"{name}, {files} files"] = (done.end - done.start) * 1000
+                guest.clear()
+            if number:
+                found.add(times)
+    bench.keep(found)
+    yield table(f"A repository of {files:,} files into a VM", HEADS, durations(found.values()))
+    ours, with_git, without = found.values()
+    bench.goals.append(ratio(f"workspace of {files:,} files / tar | ssh with .git", ours, with_git, 1.1))
+    bench.goals.append(ratio("… without .git (for comparison)", ours, without, 1.1))
+
+
 def disk(bench: Bench) -> Iterator[str]:
     """A VM's disk."""
     series = disk_series(bench.floor, bench.n * 4)
@@ -224,6 +255,7 @@ PARTS = {
     "disk": Part(disk),
     "exec": Part(exec_),
     "run": Part(run),
+    "workspace": Part(workspace_),
     "stock": Part(stock_),
     "completion": Part(completion_),  # the last: it leaves VMs behind
 }

@@ -1,8 +1,10 @@
 """A repository on its way into a guest, against `tar | ssh`, the way without banger."""
 
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -12,10 +14,10 @@ from tests.bench.host import Host
 PLACE = "/root/bench-repo"
 
 
-def make(host: Host, files: int) -> Path:
+@contextmanager
+def made(host: Host, files: int) -> Iterator[Path]:
     """A repository of the user's with so many files, packed, of sizes as sources have them (4 KB on average)."""
     repo = host.user.home / "bench-repo"
-    repo.mkdir()
     random = Random(files)
     words = [
         bytes(random.choices(b"abcdefghijklmnopqrstuvwxyz_", k=random.randint(2, 12))) for _ in range(5000)
@@ -26,6 +28,7 @@ def make(host: Host, files: int) -> Path:
             folder.mkdir(parents=True)
         text = b" ".join(random.choices(words, k=int(random.expovariate(1 / 550)) + 1))
         (folder / f"file{number}.py").write_bytes(text + b"\n")
+    subprocess.run(["chown", "-R", host.user.name, repo], check=True)
     done = host.user.run(
         "sh",
         "-c",
@@ -34,7 +37,10 @@ def make(host: Host, files: int) -> Path:
     )
     if done.status:
         raise RuntimeError(done.err)
-    return repo
+    try:
+        yield repo
+    finally:
+        shutil.rmtree(repo)
 
 
 @dataclass(frozen=True, slots=True)

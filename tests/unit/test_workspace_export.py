@@ -11,6 +11,7 @@ from tests.unit.workspace_guest import Guest
 from tests.unit.workspace_repos import Repos, fingerprint, send
 
 from banger.errors import Failure, UsageError
+from banger.interrupt import Interrupted
 from banger.progress import Progress
 from banger.workspace.export import Brought, Wanted, export
 from banger.workspace.options import Options
@@ -254,8 +255,8 @@ def test_ctrl_c(repos: Repos, guest: Guest):
     timer = threading.Timer(0.5, lambda: signal.pthread_kill(main, signal.SIGINT))
     timer.start()
     try:
-        with pytest.raises(Failure, match="interrupted") as caught:
+        with pytest.raises(Interrupted) as caught:
             bring(repo, guest)
     finally:
         timer.join()
-    assert caught.value.status == 130
+    assert caught.value.failure.status == 130

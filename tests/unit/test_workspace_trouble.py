@@ -12,6 +12,7 @@ from tests.unit.workspace_guest import Guest, message
 from tests.unit.workspace_repos import Repos, send
 
 from banger.errors import Failure
+from banger.interrupt import Interrupted
 from banger.progress import Progress
 from banger.workspace.options import Options
 from banger.workspace.plan import plan
@@ -64,9 +65,9 @@ def test_ctrl_c_while_it_is_copied(repos: Repos, guest: Guest):
     main = threading.main_thread().ident
     guest.after_bytes = (1_000_000, lambda: signal.pthread_kill(main, signal.SIGINT))
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(Failure, match="interrupted") as caught:
+    with pytest.raises(Interrupted) as caught:
         send(repo, guest)
-    assert caught.value.status == 130
+    assert caught.value.failure.status == 130
     assert signal.getsignal(signal.SIGINT) == before
     guest.close()
     assert list(guest.home.iterdir()) == []

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from banger.errors import Failure, UsageError
+from banger.interrupt import Interrupts
 from banger.progress import Progress
-from banger.workspace import interrupts
 from banger.workspace import repo as repos
 from banger.workspace.git import communicate, failed, limit
 from banger.workspace.quarantine import Quarantine
@@ -72,7 +72,7 @@ class Export:
         fd = open_session()
         with ExitStack() as stack:
             stack.callback(lambda: os.close(fd) if fd >= 0 else None)
-            stack.enter_context(interrupts.told("nothing was brought back"))
+            stack.enter_context(Interrupts("nothing was brought back"))
             place = stack.enter_context(scratch("banger-export-"))
             progress.update({"stage": "collecting changes"})
             taken, fd = fd, -1

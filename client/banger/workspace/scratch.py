@@ -1,12 +1,15 @@
 """Folders of ours for what is made on the way."""
 
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from banger.errors import Failure
+
+_ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
@@ -19,7 +22,12 @@ def scratch(prefix: str) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder)
+        # A second Ctrl-C, of somebody who is impatient, waits until it is gone.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
+        try:
+            shutil.rmtree(folder)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def host_failed(exc: OSError) -> Failure:

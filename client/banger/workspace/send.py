@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from banger import transfer
 from banger.errors import Failure
+from banger.interrupt import Interrupts
 from banger.messages import Command
 from banger.progress import Progress
-from banger.workspace import interrupts, skeleton
+from banger.workspace import skeleton
 from banger.workspace.folder import FILE, Entry
 from banger.workspace.listing import Part, list_folder
 from banger.workspace.scratch import host_failed, scratch
@@ -63,7 +64,7 @@ def send(
     # The session first: while it is opened a signal ends us at once, and nothing is made yet.
     fd = open_session()
     try:
-        with interrupts.told(f"{plan.name} was not copied"), scratch("banger-workspace-") as place:
+        with Interrupts(f"{plan.name} was not copied"), scratch("banger-workspace-") as place:
             progress.update({"stage": "packing the commit"})
             groups = _made(plan, place)
             stream = Stream(groups, _teller(progress, plan, groups))
