@@ -13,9 +13,15 @@ def main() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     _ensure_standard_streams()
-    from banger.cli import run
+    words = sys.argv[1:]
+    if words[:1] == ["ssh-connect"]:  # ssh waits for it, twice in each connection
+        from banger.ssh.connect import run
 
-    status = run(sys.argv[1:])
+        words = words[1:]
+    else:
+        from banger.cli import run
+
+    status = run(words)
     # Tearing GLib and the interpreter down takes 20 ms, a sixth of all, and there is nothing left to tidy up
     # but what asked for it.
     atexit._run_exitfuncs()  # noqa: SLF001 - what sys.exit would do first

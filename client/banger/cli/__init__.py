@@ -16,7 +16,7 @@ from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
 from banger.interrupt import Interrupted
 from banger.trace import TRACE
 
-_WITH_COMMAND = ("run", "exec")
+_WITH_COMMAND = ("run", "exec", "ssh")
 
 
 def run(argv: Sequence[str]) -> int:
@@ -72,6 +72,7 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
 
 def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
     app = build()
+    flags = _take_ssh_flags(tokens)
     try:
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as exc:
@@ -84,6 +85,18 @@ def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
             raise UsageError("no command after '--'")
         extra["command"] = tuple(tail or ())
     elif tail is not None:
-        raise UsageError("'--' and a command make sense for `vm run` and `vm exec` only")
+        raise UsageError("'--' and a command make sense for `vm run`, `vm exec` and `vm ssh` only")
+    if "flags" in ignored:
+        extra["flags"] = flags
     action: Callable[..., int | None] = command
     return action(*bound.args, **bound.kwargs, **extra) or OK
+
+
+def _take_ssh_flags(tokens: list[str]) -> tuple[str, ...]:
+    """Take out of `vm ssh NAME …` what is for ssh, which has no long options; the rest is ours."""
+    name = next((at for at, word in enumerate(tokens) if at > 1 and not word.startswith("-")), None)
+    if tokens[:2] != ["vm", "ssh"] or name is None:
+        return ()
+    after = tokens[name + 1 :]
+    tokens[name + 1 :] = [word for word in after if word.startswith("--") or word == "-h"]
+    return tuple(word for word in after if not word.startswith("--") and word != "-h")

@@ -14,6 +14,7 @@ from banger.cli.arrival import arrive
 from banger.cli.command import How, Tail
 from banger.cli.defaults import FILE_SYNC
 from banger.cli.guest import Guest
+from banger.cli.keys import with_keys
 from banger.cli.options import AS_TRACKED, DEFAULTS, PEOPLE, Files, Folder, Output, Spec, VMName
 from banger.cli.prepare import prepare
 from banger.errors import OK, Failure, UsageError
@@ -50,7 +51,7 @@ def run(
         return OK
     service = Service()
     prepare(service, wanted, output)
-    with _made(service, wanted, output, rm=rm) as vm:
+    with _made(service, with_keys(wanted, output), output, rm=rm) as vm:
         guest = Guest(service, vm, output)
         if FILE_SYNC in wanted.labels:
             arrive(service, vm, wanted.name, output)

@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from banger import render, units
 from banger.cli.arrival import arrive
 from banger.cli.defaults import FILE_SYNC, pending
+from banger.cli.keys import with_keys
 from banger.cli.options import DEFAULTS, PEOPLE, MoreVMs, Output, Spec, VMName
 from banger.cli.prepare import prepare
 from banger.errors import OK, Failure
@@ -41,6 +42,7 @@ def create(*, spec: Spec = DEFAULTS, output: Output = PEOPLE) -> None:
     wanted = spec.wanted()
     service = Service()
     prepare(service, wanted, output)
+    wanted = with_keys(wanted, output)
     vm = service.create_vm(wanted, output.progress(wanted.name or "VM"), start=False)
     if output.json:
         render.as_json(service.describe_vm(vm))

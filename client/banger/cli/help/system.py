@@ -32,6 +32,14 @@ _VERSION = """\
 Examples:
   banger version"""
 
+_SSH_CONFIG = """\
+Nothing is written to ~/.ssh/config unless you say --install; that puts a marked
+block on its top, and --uninstall leaves the file as it was, to the byte.
+
+Examples:
+  banger ssh-config
+  banger ssh-config --install"""
+
 JOB = Group(
     "job",
     "Look at long work, and cancel it.",
@@ -47,6 +55,12 @@ WORDS = Group(
     (
         Command("doctor", "system:doctor", "Check whether this machine is fit for VMs.", _DOCTOR),
         Command("version", "system:version", "Show the versions of client and service.", _VERSION),
+        Command(
+            "ssh-config",
+            "ssh:ssh_config",
+            "Have plain `ssh NAME.vm`, scp and rsync know the VMs.",
+            _SSH_CONFIG,
+        ),
         Command("completion", "system:completion", "Print a completion script for your shell.", _COMPLETION),
     ),
 )

@@ -80,6 +80,17 @@ Examples:
   banger vm exec web -- tail -f /var/log/syslog
   tar c . | banger vm exec web --workdir /srv -- tar x"""
 
+_SSH = """\
+The VM has to run. ssh's own options stand between NAME and `--`: -A for your
+agent, -L, -R and -D for ports, -N, -t, -v… Its host key is known beforehand:
+nothing is trusted on first use. Exit status: the command's; 255 ssh failed, 125
+banger did. `banger ssh-config` gives you plain `ssh NAME.vm`, scp and rsync.
+
+Examples:
+  banger vm ssh web                            a shell
+  banger vm ssh web -L 8080:localhost:80 -N    its port 80 as our 8080
+  banger vm ssh web -A -- git clone git@github.com:me/repo"""
+
 _LOGS = """\
 What would act on your terminal (cursor, title, hidden text) is left out; --raw
 keeps it. --follow ends with the VM, or with Ctrl-C. --json gives an object for
@@ -149,6 +160,13 @@ VM = Group(
             "Run a command or a shell in a VM that runs.",
             _EXEC,
             "NAME [-- COMMAND...]",
+        ),
+        Command(
+            "ssh",
+            "ssh:ssh",
+            "Log into a VM with ssh, or run a command.",
+            _SSH,
+            "NAME [SSH-OPTIONS] [-- COMMAND...]",
         ),
         Command("create", "vm:create", "Make a VM without starting it.", _CREATE),
         Command("start", "vm:start", "Start VMs, and wait until their guests answer.", _START),
