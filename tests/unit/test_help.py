@@ -4,6 +4,7 @@ import shlex
 
 import pytest
 
+from banger import cli
 from banger.cli import tree
 from banger.cli.help import near, page, screen
 
@@ -56,6 +57,7 @@ def test_its_examples_can_be_typed(words: str) -> None:
     for line in typed:
         _program, *tokens = shlex.split(line.split(" > ")[0])
         tokens = tokens[: tokens.index("--")] if "--" in tokens else tokens
+        cli._take_ssh_flags(tokens)
         tree.build().parse_args(tokens, exit_on_error=False, print_error=False)
 
 

@@ -10,8 +10,8 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import config, render, units
-from banger.cli.options import PEOPLE, Output, VMName
 from banger.cli.command import Tail
+from banger.cli.options import PEOPLE, Output, VMName
 from banger.config.place import shown
 from banger.errors import Failure, UsageError
 from banger.service import Service

@@ -12,7 +12,7 @@ BEGIN = b"# >>> banger >>>"
 END = b"# <<< banger <<<"
 # The file was not there before; without the block nothing is left of it.
 NEW_FILE = b"# This file was made with the block, and goes with it if nothing else is in it."
-_OURS = re.compile(rb'\s*(#.*|Include\s+"?[^"\s][^"]*banger/ssh_config"?)?\s*', re.IGNORECASE)
+_OURS = re.compile(rb'\s*(#.*|Include\s+"?[^"]*banger/ssh_config"?)?\s*', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,17 @@ def state_folder() -> Path:
 
 
 def make_folder(path: Path) -> None:
-    """Make `path`, for its owner alone, and what is missing above it. Raises Failure."""
-    try:
-        path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            path.mkdir(mode=0o700)
-    except OSError as exc:
-        raise cannot("make", path, exc) from None
+    """Make `path`, and what is missing above it, for its owner alone. Raises Failure."""
+    for folder in reversed([path, *path.parents]):
+        try:
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700)
+        except FileExistsError:
+            if not folder.is_dir():
+                hint = "move it away, and try again"
+                raise Failure("BadFile", f"{shown(folder)} is no folder", hint=hint) from None
+        except OSError as exc:
+            raise cannot("make", folder, exc) from None
 
 
 @contextlib.contextmanager
@@ -112,11 +116,15 @@ def read_own(path: Path) -> bytes | None:
         return None
     except OSError as exc:
         raise cannot("read", path, exc) from None
-    with os.fdopen(fd, "rb") as file:
-        about = os.fstat(fd)
-        if not stat.S_ISREG(about.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise Failure("BadFile", f"{shown(path)} is no file", hint="move it away, and try again")
-        return file.read()
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as exc:
+        raise cannot("read", path, exc) from None
+    finally:
+        os.close(fd)
 
 
 def cannot(verb: str, path: Path, error: OSError) -> Failure:

@@ -38,10 +38,7 @@ def write_managed() -> bool:
     text = f"{_HEADER}\n{openssh.host_block(keys.identity_link(), program())}".encode()
     if place.read_own(path) == text:
         return False
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as exc:
-        raise place.cannot("make", path.parent, exc) from None
+    place.make_folder(path.parent)
     with place.locked(path.parent):
         # ssh reads no configuration that others may write.
         place.write(path, text, 0o644)
@@ -58,8 +55,7 @@ def install() -> bool:
     after = block.put(found.rest, include_line(), new_file=new_file)
     if after == before:
         return changed
-    if not path.parent.exists():
-        place.make_folder(path.parent)
+    place.make_folder(path.parent)
     _replace(path, before, after)
     return True
 
@@ -85,12 +81,10 @@ def uninstall() -> bool:
 def user_file() -> Path:
     """Where ~/.ssh/config really is: links are followed, as ssh does. Raises Failure."""
     path = place.account_home() / ".ssh/config"
-    try:
-        return Path(os.path.realpath(path, strict=path.exists()))
-    except (OSError, RuntimeError):
-        raise Failure(
-            "BadFile", f"{shown(path)} is a link to itself", hint="remove it, and try again"
-        ) from None
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise Failure("BadFile", f"{shown(path)} is a link to itself", hint="remove it, and try again")
+    return real
 
 
 def _replace(path: Path, before: bytes | None, after: bytes | None) -> None:

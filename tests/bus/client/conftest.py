@@ -78,6 +78,11 @@ class Lab:
             "GIT_CONFIG_NOSYSTEM": "1",
         }
 
+    @property
+    def ssh_keys(self) -> list[str]:
+        """The key that the client made for its user, as CreateVM gets it."""
+        return [(self.folder / ".local/state/banger/ssh/id_ed25519.pub").read_text().strip()]
+
     def set(self, **scenario: Any) -> None:
         """Change what the service does from the next call on."""
         self.scenario |= scenario

@@ -122,7 +122,7 @@ def test_create_sends_what_was_asked_and_prints_the_name(lab):
     assert done.err.startswith("spec: 3 vCPU (flag), 1.5 GiB memory (flag), 4 GiB disk (flag)")
     wanted = {"vcpu": 3, "memory": 3 * GIB // 2, "disk": 4 * GIB, "image": "debian", "nat": False}
     create = next(call for call in lab.calls() if call["member"] == "CreateVM")
-    assert create["body"] == ["db", wanted | {"start": False}]
+    assert create["body"] == ["db", wanted | {"start": False, "ssh_keys": lab.ssh_keys}]
     assert next(call for call in lab.calls() if call["member"] == "ResolveSpec")["body"] == [wanted]
 
 
@@ -131,7 +131,7 @@ def test_a_name_is_made_up_by_the_service(lab):
     assert (done.status, done.text, done.err) == (0, "keen_otter\n", "")
     assert next(call for call in lab.calls() if call["member"] == "CreateVM")["body"] == [
         "",
-        {"start": False},
+        {"start": False, "ssh_keys": lab.ssh_keys},
     ]
 
 
