@@ -32,14 +32,15 @@ class Guest:
         )
         command = planned.command(variables, workdir=plan.workdir if plan else "")
         if plan is not None:
-            self._begin_tooling(plan, variables)
+            self.begin_tooling(plan, variables)
         if not how.detach:
             return session.run(self.open_session(), command, timeout_s=planned.timeout_s)
         started = detach.start(self.open_session, command, planned.timeout_s)
         self._tell(started)
         return OK
 
-    def _begin_tooling(self, plan: "Plan", variables: tuple[str, ...]) -> None:
+    def begin_tooling(self, plan: "Plan", variables: tuple[str, ...]) -> None:
+        """Have mise install in the background what the repository that was taken along names."""
         if not settings().tooling or not tooling.wanted(entry.path for entry in plan.files):
             return
         said = tooling.start(self.service, self.vm, plan.workdir, plan.name, variables)

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from banger import render, units
+from banger import context, render, units
+from banger.cli.command import forwarded
+from banger.cli.guest import Guest
 from banger.cli.options import AS_TRACKED, PEOPLE, Files, Folder, Output, VMName
 from banger.errors import Failure, UsageError
 from banger.service import Service
@@ -34,8 +36,10 @@ def prepare(
         show(wanted, output)
         return
     service = Service()
-    vm = service.find_vm(name)
-    changed = wanted.send(lambda: service.open_session(vm), output.progress(name), replace=replace)
+    guest = Guest(service, service.find_vm(name), output)
+    changed = wanted.send(guest.open_session, output.progress(name), replace=replace)
+    surroundings = context.gather(forwarded(""), tty=False, folder=str(wanted.top))
+    guest.begin_tooling(wanted, context.bring(guest.open_session, surroundings))
     if output.json:
         record = wanted.record()
         del record["files"]
