@@ -164,6 +164,22 @@ def test_a_patch_fits_the_dirty_checkout(repos: Repos, guest: Guest):
     assert stat.S_IMODE((repo / "mode").stat().st_mode) & 0o100
 
 
+def test_filters_of_the_user_do_not_run(repos: Repos, guest: Guest, tmp_path: Path):
+    """As git-lfs is set up: a program that must succeed, and writes into the repository. The guest has none."""
+    repo = repos.make({"big": "pointer", ".gitattributes": "big filter=lfs -text\n", "a": "1"})
+    for key, value in (("clean", f"touch {tmp_path}/ran; false"), ("smudge", "false"), ("required", "true")):
+        repos.git(repo, "config", f"filter.lfs.{key}", value)
+    (repo / "big").write_text("content, changed here")
+    send(repo, guest)
+    there = guest.home / "app"
+    (there / "a").write_text("2")
+    patch = bring(repo, guest, PATCH).patch
+    assert (b"+2" in patch, b"big" in patch) == (True, False)
+    (there / "big").write_text("content, changed there")
+    assert b"big" in bring(repo, guest, PATCH).patch
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_before_the_first_commit(repos: Repos, guest: Guest, form: str):
     repo = repos.make({"a": "1"}, commit=False, form=form)

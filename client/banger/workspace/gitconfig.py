@@ -22,6 +22,13 @@ def read(git: Git) -> Settings:
     return settings
 
 
+def without_filters(settings: Settings) -> tuple[str, ...]:
+    """Settings with which no filter of the user's (git-lfs, git-crypt) runs."""
+    names = {key.split(".", 1)[1].rpartition(".")[0] for key in settings if key.startswith("filter.")}
+    off = ("clean=", "smudge=", "process=", "required=false")
+    return tuple(f"filter.{name}.{setting}" for name in sorted(names) for setting in off)
+
+
 def guest(settings: Settings, object_format: str, branch: str, work_tree: str) -> bytes:
     """The text of the guest's config; `work_tree` is relative to the git folder, "" for the folder beside it."""
     lines = [

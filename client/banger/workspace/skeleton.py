@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from banger.errors import Failure
@@ -76,7 +76,7 @@ class _Maker:
         else:
             self._take_index()
             staged = self._staged()
-            base = self._snapshot(tree)
+            base = self._snapshot(tree, gitconfig.without_filters(settings))
         refs = self._refs()
         self._pack([oid for oid in (self._head, base, *sorted(staged), *refs.values()) if oid])
         if self._head:
@@ -157,9 +157,12 @@ class _Maker:
                 found.add(oid.decode("ascii"))
         return found | _oids(self._git().run("ls-files", "-z", "--unmerged")) if conflicts else found
 
-    def _snapshot(self, head_tree: str) -> str:
-        """A commit of all that is taken, as it is now: what later counts as changed in the guest differs from it."""
-        git = self._git("index.snapshot", **_IDENTITY)
+    def _snapshot(self, head_tree: str, config: tuple[str, ...]) -> str:
+        """A commit of all that is taken, as it is now: what later counts as changed in the guest differs from it.
+
+        So it is made as the guest's git would: without programs (git-lfs), which also write into the repository.
+        """
+        git = replace(self._git("index.snapshot", **_IDENTITY), config=config)
         shutil.copy2(self._out / "index", self._out / "index.snapshot")
         paths = [*self._part.gone, *self._part.modules]
         paths += [
@@ -201,7 +204,7 @@ class _Maker:
             return
         # No search for new deltas: it costs more than the bytes that it saves on the way into a guest.
         words = ("-q", "--revs", "--window=0", "--delta-base-offset", "--missing=allow-any")
-        git = Git(self._files, self._repo.git_dir, self._files, self._git().env, ("pack.compression=1",))
+        git = replace(self._git(), config=("pack.compression=1",))
         shallow = [f"--shallow {self._head}\n"] if self._head else []
         data = "".join([*shallow, *(f"{oid}\n" for oid in oids)]).encode("ascii")
         git.run(
