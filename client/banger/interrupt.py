@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
-from typing import Self
+from typing import ClassVar, Self
 
 from banger.errors import Failure
 
@@ -24,8 +24,10 @@ class Interrupts:
     """While entered, SIGINT, SIGTERM and SIGHUP raise Interrupted (status 128+n), so that `finally` tidies up.
 
     A signal that is ignored stays so: a background job of a script. Outside of the main thread, which is the one that
-    signals interrupt, this does nothing.
+    signals interrupt, this does nothing; within another one neither: the outer one knows what all of it is about.
     """
+
+    _outer: ClassVar["Interrupts | None"] = None
 
     def __init__(self, doing: str = "") -> None:
         """`doing`: what ends then ("cannot copy …"), for the message."""
@@ -35,8 +37,9 @@ class Interrupts:
         self._noticed = 0
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is not threading.main_thread():
+        if threading.current_thread() is not threading.main_thread() or Interrupts._outer is not None:
             return self
+        Interrupts._outer = self
         for signum in _SIGNALS:
             handler = signal.getsignal(signum)
             if handler is not signal.SIG_IGN:
@@ -50,10 +53,17 @@ class Interrupts:
         for signum, handler in self._before:
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
         self._before.clear()
+        if Interrupts._outer is self:
+            Interrupts._outer = None
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """What must not be cut in two: a signal that comes within takes effect after."""
+        outer = Interrupts._outer
+        if outer is not None and outer is not self:
+            with outer.held():
+                yield
+            return
         self._held = True
         try:
             yield

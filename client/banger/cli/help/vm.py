@@ -91,6 +91,19 @@ Examples:
   banger vm ssh web -L 8080:localhost:80 -N    its port 80 as our 8080
   banger vm ssh web -A -- git clone git@github.com:me/repo"""
 
+_CP = """\
+One side is in a VM: NAME:/path (relative: below /root). The other is here, or -
+for a tar stream. Into a folder that is there SRC goes under its own name, or
+what is in it if SRC ends with /. ; else DST is its new name. Modes, times and
+links are kept; files are root's there and yours here. What comes out of a VM is
+checked, and nothing of it taken if it could harm.
+
+Examples:
+  banger vm cp notes.txt web:              to /root/notes.txt
+  banger vm cp web:/var/log/nginx .        the folder, to ./nginx
+  banger vm cp site/. web:/var/www/html    what is in it
+  banger vm cp web:/etc - | tar -t         as a tar stream"""
+
 _LOGS = """\
 What would act on your terminal (cursor, title, hidden text) is left out; --raw
 keeps it. --follow ends with the VM, or with Ctrl-C. --json gives an object for
@@ -168,6 +181,7 @@ VM = Group(
             _SSH,
             "NAME [SSH-OPTIONS] [-- COMMAND...]",
         ),
+        Command("cp", "cp:cp", "Copy files and folders to and from a VM that runs.", _CP, "SRC DST"),
         Command("create", "vm:create", "Make a VM without starting it.", _CREATE),
         Command("start", "vm:start", "Start VMs, and wait until their guests answer.", _START),
         Command("stop", "vm:stop", "Have VMs power off; end those that do not in time.", _STOP),
