@@ -16,6 +16,9 @@ SLOW = {
     "subprocess",
     "importlib.metadata",
     "email",
+    "msgspec",
+    "tomllib",
+    "tarfile",
 }
 
 

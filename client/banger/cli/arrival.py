@@ -22,19 +22,21 @@ def arrive(service: Service, vm: str, name: str, output: Output) -> bool:
     Raises nothing but what interrupts: a failure is told, the VM is of use without them, and the next start tries
     again.
     """
+    again = ""
     try:
         facts = service.describe_vm(vm)
+        name = name or str(facts.get("name", ""))
+        again = "" if facts.get("ephemeral") else f"`banger vm restart {name}` tries again"
         if not pending(facts) or facts.get("owner") != os.getuid():
             return True
-        _send(service, vm, settings().file_sync, output.progress(name or str(facts["name"])))
+        _send(service, vm, settings().file_sync, output.progress(name))
         service.set_labels(vm, {FILE_SYNC: ""})
     except Failure as exc:
-        shown = name or "the VM"
         failure = Failure(
             exc.code,
-            f"the files of file_sync did not get into {shown}",
+            f"the files of file_sync did not get into {name or 'the VM'}",
             why=str(exc),
-            hint=exc.hint or f"`banger vm restart {shown}` tries again",
+            hint=exc.hint or again,
             details=exc.details,
         )
         render.failure(failure, json_wanted=output.json)
@@ -59,7 +61,7 @@ def _send(service: Service, vm: str, entries: tuple[FileSync, ...], progress: Pr
         if outcome.status:
             said = outcome.stderr.strip().splitlines()
             raise Failure(
-                "GuestFailed", "tar failed in the guest", why=said[-1] if said else f"{outcome.status}"
+                "GuestFailed", "tar failed in the guest", why=said[0] if said else f"{outcome.status}"
             )
         done = True
     finally:
