@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from banger import render
 from banger.cli.defaults import FILE_SYNC, pending
@@ -12,7 +13,11 @@ from banger.errors import Failure
 from banger.progress import Progress
 from banger.service import Service
 
+if TYPE_CHECKING:
+    from banger.transfer import Outcome
+
 _DRAW_S = 0.1
+_NO_ROOM = ("Wrote only", "No space left", "quota exceeded")  # the first is GNU tar's
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
@@ -54,18 +59,22 @@ def _send(service: Service, vm: str, entries: tuple[FileSync, ...], progress: Pr
     try:
         source = _watched(filesync.archive(entries, progress.say), progress)
         outcome = transfer.run(service.open_session(vm), Command(filesync.UNPACK), source=source)
-        if outcome.status in (_NOT_FOUND, _NOT_EXECUTABLE):
-            raise Failure(
-                "GuestFailed", "the guest has no sh or tar to unpack them", hint="install tar in the image"
-            )
         if outcome.status:
-            said = outcome.stderr.strip().splitlines()
-            raise Failure(
-                "GuestFailed", "tar failed in the guest", why=said[0] if said else f"{outcome.status}"
-            )
+            raise _failed(outcome)
         done = True
     finally:
         progress.close(done=done)
+
+
+def _failed(outcome: "Outcome") -> Failure:
+    if outcome.status in (_NOT_FOUND, _NOT_EXECUTABLE):
+        return Failure(
+            "GuestFailed", "the guest has no sh or tar to unpack them", hint="install tar in the image"
+        )
+    said = next(iter(outcome.stderr.splitlines()), f"status {outcome.status}")
+    if any(words in said for words in _NO_ROOM):
+        return Failure("GuestFailed", "there is no room for them in the guest", why=said)
+    return Failure("GuestFailed", "tar failed in the guest", why=said)
 
 
 def _watched(chunks: Iterator[bytes], progress: Progress) -> Iterator[bytes]:
