@@ -9,6 +9,7 @@ from banger.config import place
 from banger.config.keys import Setting, listed
 from banger.errors import Failure
 from banger.service import Record, Service, Wanted
+from banger.ssh import place as ssh
 
 # Keys whose values, when the config leaves them open, are the service's to say: its names for them.
 _OF_SERVICE = {
@@ -73,6 +74,8 @@ def _record(setting: Setting, resolved: Record) -> dict[str, Any]:
     record: dict[str, Any] = {"key": setting.key, "value": setting.value, "origin": by}
     if setting.line:
         return record | {"origin": "config", "file": str(place.path()), "line": setting.line}
+    if setting.key == "ssh_key_path":
+        return record | {"value": str(ssh.state_folder() / "id_ed25519")}
     if name and name in resolved:
         value = resolved[name]
         by = "built-in" if name == "nat" else origin(name, resolved, Wanted())
