@@ -113,6 +113,29 @@ def test_the_guide_to_the_bus_is_true(installed: Machine) -> None:
     assert "hello from Linux" in done.stdout
 
 
+def test_a_cache_goes_from_one_vm_to_the_next(installed: Machine) -> None:
+    """Also of another user's name: under the uid of each VM in turn, and root's in between."""
+    run = ("vm", "run", "--rm", *SMALL, "--cache", "go:/srv/go", "--", "sh", "-c")
+    stat = "stat -c '%u %a' /var/lib/banger/cache/*-go/disk.ext4"
+    banger(installed, *run, "echo hers >/srv/go/file")
+    assert installed.sh(stat) == "0 600\n"
+    assert banger(installed, *run, "ls -A /srv/go", user="bob")[1] == "lost+found\n"
+    with installed.spawn(
+        "banger", *run, "cat /srv/go/file; read -r line", user="alice", session="active"
+    ) as one:
+        assert one.stdin
+        assert one.stdout
+        assert one.stdout.readline() == b"hers\n"
+        (vm,) = vms_of(installed, "alice")
+        uid = show(installed, unit_of(installed, vm["name"]), "UID")["UID"]
+        assert sorted(installed.sh(stat).splitlines()) == sorted(["0 600", f"{uid} 600"])
+        one.stdin.close()
+        one.wait(60)
+    for user in ("alice", "bob"):
+        assert banger(installed, "cache", "delete", "go", user=user)[0] == 0
+    assert installed.sh("ls -A /var/lib/banger/cache") == ""
+
+
 def test_guests_outlive_the_service(installed: Machine) -> None:
     """A session with a guest goes on while the service is restarted, and while it is killed."""
     running(installed, "web")

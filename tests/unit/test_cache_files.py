@@ -99,6 +99,14 @@ async def test_no_more_than_allowed(files: CacheFiles) -> None:
     await lend(files, replace(OTHER, owner_uid=1001), limit=2)
 
 
+async def test_none_is_larger_than_the_host(
+    files: CacheFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files._disks, "total_bytes", lambda: GIB + MIB + 5)
+    await lend(files, size=16 * GIB)
+    assert {cache.size for cache in files.all()} == {GIB + MIB}
+
+
 async def test_a_host_without_room(
     files: CacheFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -179,9 +179,10 @@ class CacheDisks(Protocol):
         """The names of the VM's caches that are its uid's now."""
 
     async def lend(self, vm: VM, *, size: int, limit: int) -> None:
-        """Make all its caches the VM's uid's; those that are missing are made first, with `size` bytes.
+        """Make all its caches the VM's uid's; those that are missing are made first.
 
-        What was lent stays so when a further one cannot be. Raises CacheInUse, LimitReached, HostNotReady, StepFailed.
+        New ones have `size` bytes, or as many as there can be. What was lent stays so when a further one cannot be.
+        Raises CacheInUse, LimitReached, HostNotReady, StepFailed.
         """
 
     async def give_back(self, vm: VM) -> None:

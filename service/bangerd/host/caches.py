@@ -17,7 +17,7 @@ from bangerd.host.disk import DISK, DiskFiles, copy_sparse, new_folder
 from bangerd.host.thread import in_thread
 from bangerd.model.cache import Cache, too_many_caches
 from bangerd.model.errors import CacheInUse, StepFailed
-from bangerd.model.vm import VM
+from bangerd.model.vm import MIB, VM
 
 log = logging.getLogger(__name__)
 
@@ -68,9 +68,10 @@ class CacheFiles:
             return None
 
     async def lend(self, vm: VM, *, size: int, limit: int) -> None:
-        """Make all its caches the VM's uid's; those that are missing are made first, with `size` bytes.
+        """Make all its caches the VM's uid's; those that are missing are made first.
 
-        What was lent stays so when a further one cannot be. Raises CacheInUse, LimitReached, HostNotReady, StepFailed.
+        New ones have `size` bytes, or as many as there can be. What was lent stays so when a further one cannot be.
+        Raises CacheInUse, LimitReached, HostNotReady, StepFailed.
         """
         async with self._acting:
             for name in sorted(vm.spec.caches.values()):
@@ -117,6 +118,8 @@ class CacheFiles:
         return sum(cache.owner_uid == owner_uid for cache in self._found())
 
     async def _make(self, owner_uid: int, name: str, size: int) -> None:
+        # Nobody asked for this size: where it cannot fit, what can is made.
+        size = min(size, self._disks.total_bytes() // MIB * MIB)
         self._disks.check_room(size, "cache")
         with await self._disks.template(size) as template:
             try:
