@@ -139,8 +139,7 @@ def _workspace(bench: Bench, files: int, turns: int) -> Iterator[str]:
         for number in range(turns + 1):
             times = {}
             for name, argv in ways.items():
-                done = bench.host.once(*argv)
-                times[f"{name}, {files} files"] = (done.end - done.start) * 1000
+                times[f"{name}, {files} files"] = guest.timed(*argv)
                 guest.clear()
             if number:
                 found.add(times)

@@ -3,6 +3,7 @@
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,18 @@ class Guest:
 
     def run(self, script: str) -> None:
         self.host.user.ok("vm", "exec", self.vm, "--", "sh", "-c", script, timeout_s=600)
+
+    def timed(self, *argv: str) -> float:
+        """Run it as the user, in the network that the guest is in; milliseconds."""
+        command, env = self.host.user.command(*argv)
+        begun = time.perf_counter()
+        done = subprocess.run(
+            [*self.host.machine.netns.within, *command],
+            env=env, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=900,
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(argv)}: {done.stderr}")
+        return (time.perf_counter() - begun) * 1000
 
     def clear(self) -> None:
         """Between the turns; what was written is on the disk before the next begins."""

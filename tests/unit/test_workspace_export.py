@@ -214,6 +214,15 @@ def test_a_shallow_clone_a_worktree_and_a_submodule(repos: Repos, guest: Guest):
     assert repos.git(repo, "show", "from-side:a") == "3"
 
 
+def test_a_sparse_checkout(repos: Repos, guest: Guest):
+    repo = repos.make({"in/a": "1", "out/b": "2", "top": "3"})
+    repos.git(repo, "sparse-checkout", "set", "in")
+    send(repo, guest)
+    (guest.home / "app/in/a").write_text("changed")
+    bring(repo, guest)
+    assert repos.git(repo, "diff", "--name-status", "main", "banger/web").split() == ["M", "in/a"]
+
+
 def test_history_that_was_rewritten_there(repos: Repos, guest: Guest):
     repo = repos.make({"a": "1"})
     (repo / "a").write_text("2")

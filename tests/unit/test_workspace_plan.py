@@ -68,6 +68,17 @@ def test_a_folder_below_means_all_of_it_and_starts_there(repos: Repos):
     assert plan(link, Options()).workdir == f"/root/{repo.name}/deep"
 
 
+def test_a_folder_of_which_nothing_is_taken(repos: Repos):
+    repo = repos.make({"a": "1"})
+    (repo / "later").mkdir()
+    (repo / "later/b").write_text("untracked")
+    found = plan(repo / "later", Options())
+    assert (found.workdir, len(found.warnings)) == (f"/root/{repo.name}", 1)
+    assert plan(repo / "later", UNTRACKED).workdir == f"/root/{repo.name}/later"
+    repos.git(repo, "add", "later")
+    assert plan(repo / "later", Options(from_ref="HEAD")).workdir == f"/root/{repo.name}"
+
+
 def test_a_tracked_folder_that_became_a_link_is_not_followed(repos: Repos, tmp_path: Path):
     repo = repos.make({"d/secret": "tracked"})
     outside = tmp_path / "outside"

@@ -194,6 +194,21 @@ def test_a_sparse_checkout_stays_sparse(repos: Repos, guest: Guest):
     assert (there / "out/b").read_text() == "2"
 
 
+def test_a_partial_clone_whose_missing_files_nobody_fetches(repos: Repos, guest: Guest):
+    origin = repos.make({"in/a": "1", "out/b": "2", "top": "3"}, "origin")
+    repos.git(origin, "config", "uploadpack.allowFilter", "true")
+    words = ("--filter=blob:none", "--sparse", f"file://{origin}", "app")
+    repos.git(repos.folder, "clone", "-q", *words)
+    repo = repos.folder / "app"
+    repos.git(repo, "sparse-checkout", "set", "in")
+    origin.rename(repos.folder / "moved")
+    (repo / "in/a").write_text("changed")
+    send(repo, guest)
+    there = guest.home / "app"
+    assert repos.git(there, "status", "--porcelain") == " M in/a\n"
+    repos.git(there, "commit", "-qam", "there")
+
+
 @pytest.mark.parametrize("form", ["sha1", "sha256"])
 def test_a_detached_shallow_clone_with_a_split_index(repos: Repos, guest: Guest, form: str):
     origin = repos.make({"a": "1"}, "origin", form=form)

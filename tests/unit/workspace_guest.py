@@ -6,6 +6,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 Link = socket.socket
@@ -129,7 +130,7 @@ class Guest:
             except OSError:
                 kind, data = 0, b""
             if kind == 0:
-                if child.poll() is None:
+                with suppress(ProcessLookupError):  # it ended meanwhile
                     os.killpg(child.pid, 1)
                 if open_:
                     child.stdin.close()

@@ -109,9 +109,21 @@ def plan(path: str | Path, options: Options) -> Plan:
         repos.check_branch(repo, options.branch)
         branch = options.branch
     found.finish()
-    name = _name(repo.top)
-    workdir = "/".join(part for part in (GUEST_HOME, name, repo.prefix) if part)
+    name, prefix = _name(repo.top), repo.prefix
+    if prefix and not _reaches(parts, os.fsencode(prefix) + b"/"):
+        found.warnings.append(f"nothing of {prefix} is taken along; it starts in {GUEST_HOME}/{name}")
+        prefix = ""
+    workdir = "/".join(part for part in (GUEST_HOME, name, prefix) if part)
     return Plan(repo.top, name, workdir, branch, commit, parts, (), tuple(found.warnings))
+
+
+def _reaches(parts: tuple[Part, ...], folder: bytes) -> bool:
+    """Whether the folder (ends with "/") will be there."""
+    return any(
+        part.prefix.startswith(folder)
+        or any((part.prefix + entry.path + b"/").startswith(folder) for entry in part.entries)
+        for part in parts
+    )
 
 
 def _folder(place: Path) -> Path:

@@ -38,7 +38,7 @@ trap 'rm -rf "$scratch"' EXIT
 trap 'exit 46' HUP INT TERM
 [ ! -e "$index" ] || cp -p "$index" "$scratch/index" || exit 45
 export GIT_INDEX_FILE="$scratch/index"
-g add -A . >/dev/null || exit 45
+g add -A >/dev/null || exit 45
 tree=$(g write-tree) || exit 45
 if [ -z "$last" ] && [ "$head" = "$start" ] && [ "$tree" = "$(g rev-parse "$base^{tree}")" ]; then exit 48; fi
 from=$head

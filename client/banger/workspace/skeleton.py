@@ -203,7 +203,7 @@ class _Maker:
         if not oids:
             return
         # No search for new deltas: it costs more than the bytes that it saves on the way into a guest.
-        words = ("-q", "--revs", "--window=0", "--delta-base-offset", "--missing=allow-any")
+        words = ("-q", "--revs", "--window=0", "--delta-base-offset", "--missing=allow-promisor")
         git = replace(self._git(), config=("pack.compression=1",))
         shallow = [f"--shallow {self._head}\n"] if self._head else []
         data = "".join([*shallow, *(f"{oid}\n" for oid in oids)]).encode("ascii")
