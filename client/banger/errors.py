@@ -31,6 +31,8 @@ SERVICE_CODES: dict[str, int] = {
     "LimitReached": FAILED,
     "PullFailed": FAILED,
     "DigestMismatch": FAILED,
+    "OCILayerInvalid": FAILED,
+    "ImageExists": FAILED,
     "GuestFailed": FAILED,
     "StepFailed": FAILED,
     "Canceled": FAILED,

@@ -156,18 +156,28 @@ class Service:
     def list_kernels(self) -> list[Record]:
         return list(self._manager("ListKernels", "a{sv}", {}).values[0])
 
-    def pull_image(self, name: str, progress: Progress) -> None:
-        """Get an image, and the default kernel with it; "" is the default image."""
-        call = Call(dbus.ROOT, dbus.MANAGER, "PullImage", "sa{sv}", (name, {}))
+    def pull_image(self, name: str, progress: Progress, own_name: str = "") -> None:
+        """Get an image, and the default kernel with it; "" is the default image. `own_name`: of a registry's image."""
+        options = {"as": ("s", own_name)} if own_name else {}
+        call = Call(dbus.ROOT, dbus.MANAGER, "PullImage", "sa{sv}", (name, options))
         self._follow(
             call, progress, f"cannot pull image '{name}'" if name else "cannot pull the default image"
         )
 
+    def import_image(self, name: str, archive: int, progress: Progress) -> None:
+        """Make an image of yours of what can be read from the descriptor `archive`."""
+        call = Call(dbus.ROOT, dbus.MANAGER, "ImportImage", "sha{sv}", (name, 0, {}), (archive,))
+        self._follow(call, progress, f"cannot import image '{name}'")
+
     def find_image(self, name: str) -> Record:
-        """What is known of the image with this name or id."""
-        for image in self.list_images():
-            if name in (image.get("name"), image.get("id")):
-                return image
+        """What is known of the image with this name or id; yours go first, then those that all share."""
+        found = [image for image in self.list_images() if name in (image.get("name"), image.get("id"))]
+        for owner in (os.getuid(), 0):
+            for image in found:
+                if image.get("owner") == owner:
+                    return image
+        if found:
+            return found[0]
         raise Failure("NoSuchImage", f"no image named '{name}' here", hint="`banger image list` shows them")
 
     def delete_image(self, name: str, progress: Progress) -> None:

@@ -155,6 +155,7 @@ async def serve(options: Options) -> None:
         npm_mirror=config.npm_mirror if config.mise else None,
         systemd=supervisor.isolates_owners,
         denied=(config.subnet,),
+        insecure_registries=config.insecure_registries,
     )
     await library.collect()
     ports = Ports(

@@ -145,6 +145,24 @@ class Config(Table, frozen=True):
             r"^[1-9][0-9]{0,8}[MGT]$",
         ),
     ] = "16G"
+    insecure_registries: Annotated[
+        tuple[
+            Annotated[str, _text('a host with its port, such as "localhost:5000"', "", r"^[^\s/]{1,255}$")],
+            ...,
+        ],
+        Meta(description="Registries that images are pulled from without encryption: host:port each."),
+    ] = ()
+    max_images_per_user: Annotated[
+        int, _count("a whole number, 1 or more", "How many images of their own each user may have.")
+    ] = 64
+    image_room_per_user: Annotated[
+        str,
+        _text(
+            'a size with a unit, as a string: "40G"',
+            "What the images of each user's own may come to.",
+            r"^[1-9][0-9]{0,8}[MGT]$",
+        ),
+    ] = "40G"
     boot_timeout_s: Annotated[
         int, _count("a whole number of seconds", "How long a guest may take until it answers.")
     ] = 120
@@ -163,6 +181,10 @@ class Config(Table, frozen=True):
     @property
     def cache_bytes(self) -> int:
         return _bytes(self.cache_size)
+
+    @property
+    def image_bytes_per_user(self) -> int:
+        return _bytes(self.image_room_per_user)
 
 
 _USERS = "it is a user's, in ~/.config/banger/config.toml: the service opens no file of a user"

@@ -24,6 +24,7 @@ KNOWN = {
     "CreateVM": CREATE_OPTIONS,
     "ResolveSpec": SPEC_OPTIONS,
     "ListNames": {"prefix": "s"},
+    "PullImage": {"as": "s"},
     "ListVMs": {"owner": "u", "after": "s", "limit": "u"},
     "ListCaches": {"owner": "u"},
     "DeleteCache": {"owner": "u"},
@@ -66,6 +67,7 @@ class Objects:
             "CreateVM": ("sa{sv}", ["new"]),
             "PullImage": ("sa{sv}", ["debian-trixie"]),
             "DeleteCache": ("sa{sv}", ["go"]),
+            "ImportImage": ("sha{sv}", ["mine", 0]),
             "SetLabels": ("a{ss}a{sv}", [{"a": "b"}]),
             "ListNames": ("sa{sv}", ["vm"]),
         }.get(member, ("a{sv}", []))
@@ -191,14 +193,44 @@ async def test_what_a_client_needs_for_ssh(service: Service, user: User) -> None
     assert b"\x80\x01\0\0/etc/ssh/ssh_host_ed25519_key\0the private key\n" in seed  # 0600
 
 
-@pytest.mark.parametrize("name", ["docker.io/library/debian:12", "x/" * 127, "/", "//etc"])
+@pytest.mark.parametrize("name", ["docker.io/library/debian:12", f"[::1]:5000/a/b@sha256:{0:064}"])
 async def test_names_of_registries_are_judged_as_such(service: Service, user: User, name: str) -> None:
     with pytest.raises(CallFailed) as failed:
         await (await user(ALICE)).manager("PullImage", "sa{sv}", name, {})
     assert "image.pull-any" in failed.value.text
 
 
-@pytest.mark.parametrize("name", ["nope", "x" * 200_000, "a\n/b", "\N{BOMB}"])
+REFERENCES = {
+    "library/alpine": "does not say which registry; do you mean docker.io/library/alpine?",
+    "docker.io/alpine:3": "does not say whose image; do you mean docker.io/library/alpine:3?",
+    "/": "does not say which registry",
+    "//etc": "does not say which registry",
+    "a\n/b": "does not say which registry",
+    "x/" * 200: "has 400 characters; 255 are possible",
+    "localhost/": "look at the part of the repository",
+    "localhost/A": "look at the part of the repository",
+    "localhost/../etc": "look at the part of the repository",
+    "localhost:99999/a": "look at the part of the registry",
+    "a_b.c/d": "look at the part of the registry",
+    "localhost/a:": "look at the part of the tag",
+    "localhost/a:b/c": "look at the part of the tag",
+    "localhost/a@sha256:12": "look at the part of the digest",
+    "localhost/a@": "look at the part of the digest",
+    "http://localhost/a": "look at the part of the registry",
+    "user:password@localhost/a": "look at the part of the registry",
+}
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+async def test_references_that_are_none(service: Service, user: User, name: str) -> None:
+    with pytest.raises(CallFailed) as failed:
+        await (await user(0)).manager("PullImage", "sa{sv}", name, {})
+    assert failed.value.name == ERRORS + "InvalidSpec"
+    assert REFERENCES[name] in failed.value.text
+    assert failed.value.text.isprintable()
+
+
+@pytest.mark.parametrize("name", ["nope", "x" * 200_000, "\N{BOMB}"])
 async def test_names_of_no_image(service: Service, user: User, name: str) -> None:
     with pytest.raises(CallFailed) as failed:
         await (await user(ALICE)).manager("PullImage", "sa{sv}", name, {})

@@ -73,6 +73,7 @@ async def everything(client: Client, paths: list[str], *, all_methods: bool) -> 
                 "s": [["web"]],
                 "sa{sv}": [["web", {}], ["docker.io/x", {}]],
                 "a{ss}a{sv}": [[{}, {}]],
+                "sha{sv}": [["alices-image", 0, {}]],
             }
             bodies["i"] = [[one] for one in {name for name, _, _ in METHODS}]
             for body in bodies[signature]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.hook import hook_from
-from bangerd.core.ports import GuestStatus, Launch, Plan, Progress, UnitSpec
+from bangerd.core.ports import GuestStatus, Launch, Order, Plan, Progress, UnitSpec
 from bangerd.model.errors import (
     GuestFailed,
     LimitReached,
@@ -22,6 +22,7 @@ from bangerd.model.errors import (
 )
 from bangerd.model.image import Image, Kernel
 from bangerd.model.network import Pool
+from bangerd.model.reference import Reference
 from bangerd.model.vm import GIB, VM, ExitReason, ExitRecord, Unit
 from tests.fakes.caches import FakeCaches
 from tests.fakes.world import IMAGE, KERNEL, FakeGuest, World
@@ -220,6 +221,33 @@ class FakeLibrary:
             await self.pause.wait()
         self._world.effect("pull", name)
         image = replace(IMAGE, id=f"{len(self._world.images):012x}", name=name, created_at=int(time.time()))
+        self._world.images.append(image)
+        return image
+
+    async def pull_reference(
+        self, reference: Reference, order: Order, report: Callable[[Progress], None]
+    ) -> Image:
+        return await self._own(order, report, reference=str(reference))
+
+    async def import_image(self, source: int, order: Order, report: Callable[[Progress], None]) -> Image:
+        self._world.effect("read", os.read(source, 100).decode())
+        return await self._own(order, report)
+
+    async def _own(self, order: Order, report: Callable[[Progress], None], **more: str) -> Image:
+        report(Progress("download", 1, 2))
+        if self.pause is not None:
+            await self.pause.wait()
+        self._world.effect("make", order.name)
+        image = replace(
+            IMAGE,
+            id=f"a{len(self._world.images):011x}",
+            name=order.name,
+            owner_uid=order.owner_uid,
+            owner_name=order.owner_name,
+            size=min(order.room, 1000),
+            created_at=int(time.time()),
+            **more,
+        )
         self._world.images.append(image)
         return image
 

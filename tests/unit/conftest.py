@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.library_bench import Bench
 from tests.unit.native_protocol import NATIVE, Shim
+from tests.unit.user_images import layout, pull, registry  # noqa: F401 - fixtures
 from tests.unit.workspace_guest import Guest
 from tests.unit.workspace_repos import Repos
 

@@ -49,6 +49,8 @@ class Bench:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.state = folder / "state"
+        self.plain: tuple[str, ...] = ()
+        self.denied: tuple[str, ...] = ()
         self.package = folder / "bangerd"
         self.libexec = folder / "libexec"
         self.libexec.mkdir()
@@ -69,7 +71,13 @@ class Bench:
     def open(self) -> ImageLibrary:
         """As a service that has just been started."""
         self.state.mkdir(exist_ok=True)
-        return ImageLibrary(self.state, libexec_dir=self.libexec, systemd=False)
+        return ImageLibrary(
+            self.state,
+            libexec_dir=self.libexec,
+            systemd=False,
+            insecure_registries=self.plain,
+            denied=self.denied,
+        )
 
     def worker_does(self, body: str) -> None:
         for name in ("build_image", "build_kernel"):

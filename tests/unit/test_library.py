@@ -138,7 +138,7 @@ async def test_two_at_once(bench: Bench) -> None:
         ('say(a=1, b=2)', PullFailed, "should not"),
         ('print("[" * 3000, flush=True)', PullFailed, "should not"),
         ('print("1" * 3000, flush=True)', PullFailed, "should not"),
-        ('os.write(1, b"x" * 100000); time.sleep(60)', PullFailed, "talks too much"),
+        ('os.write(1, b"x" * 300000); time.sleep(60)', PullFailed, "talks too much"),
         ('[say(progress={"stage": "a", "done": 1, "total": 1, "unit": "bytes"}) for _ in range(100000)]',
          PullFailed, "talks too much"),
     ],

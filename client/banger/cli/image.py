@@ -1,19 +1,37 @@
 """`banger image …` and `banger kernel …`."""
 
+import os
+import shlex
+import stat
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from banger import render, units
 from banger.cli.options import PEOPLE, ImageName, MoreImages, Output
+from banger.errors import Failure, UsageError
 from banger.service import Record, Service
 
 
-def list_(*, output: Output = PEOPLE) -> None:
-    """List the images on this machine."""
-    images = Service().list_images()
-    _print(images, output, none="no images; `banger image pull` gets the default one")
+def list_(
+    *,
+    everyone: Annotated[
+        bool, Parameter(name="--all", negative=(), help="Also what may be seen of other users' images.")
+    ] = False,
+    output: Output = PEOPLE,
+) -> None:
+    """List your images and those that all share."""
+    mine = (0, os.getuid())
+    images = [image for image in Service().list_images() if everyone or image.get("owner", 0) in mine]
+    _print(
+        images,
+        output,
+        none="no images; `banger image pull` gets the default one",
+        extra=("OWNER", _owner),
+    )
 
 
 def kernels(*, output: Output = PEOPLE) -> None:
@@ -23,23 +41,81 @@ def kernels(*, output: Output = PEOPLE) -> None:
         found,
         output,
         none="no kernels; `banger image pull` gets the default one",
-        extra=("RELEASE", "release"),
+        extra=("RELEASE", lambda kernel: str(kernel.get("release", "-"))),
     )
 
 
 def pull(
-    name: Annotated[str, Parameter(help="The image's name in the catalog; the default image without.")] = "",
+    name: Annotated[
+        str,
+        Parameter(help="Its name in the catalog, or REGISTRY/NAME:TAG in full; the default image without."),
+    ] = "",
+    /,
+    *,
+    as_: Annotated[
+        str, Parameter(name="--as", allow_leading_hyphen=True, help="What to call a registry's image here.")
+    ] = "",
+    output: Output = PEOPLE,
+) -> None:
+    """Get an image of the catalog, or any image of a registry, and the default kernel. Ctrl-C cancels it."""
+    service = Service()
+    service.pull_image(name, output.progress(as_ or name or "default image"), as_)
+    _made(as_ or name, output, "pulled", name or "default")
+
+
+def import_(
+    name: Annotated[str, Parameter(help="What to call it.")],
+    file: Annotated[
+        str,
+        Parameter(
+            allow_leading_hyphen=True,
+            help="A root file system (tar), or an image (docker save); - for standard input.",
+        ),
+    ],
     /,
     *,
     output: Output = PEOPLE,
 ) -> None:
-    """Get an image of the catalog, and the default kernel if it is missing. Ctrl-C cancels it."""
+    """Make an image of yours of a tar, or of a saved container image, however compressed. Ctrl-C cancels it."""
     service = Service()
-    service.pull_image(name, output.progress(name or "default image"))
+    with _opened(file) as archive:
+        service.import_image(name, archive, output.progress(name))
+    _made(name, output, "imported", name)
+
+
+def _made(name: str, output: Output, done: str, what: str) -> None:
     if output.json:
-        render.as_json({"pulled": name or "default"})
+        render.as_json({done: what})
     elif not output.quiet:
-        render.note(f"{name or 'the default image'} is here; `banger vm run` uses it")
+        shown = f" --image {name}" if name else ""
+        render.note(f"{name or 'the default image'} is here; `banger vm run{shown}` uses it")
+
+
+@contextmanager
+def _opened(file: str) -> Iterator[int]:
+    """The user's file, opened as the user; the service only passes it on."""
+    if file == "-":
+        if os.isatty(0):
+            raise UsageError(
+                "standard input is a terminal", hint="pipe an archive in: docker save IMAGE | …"
+            )
+        yield 0
+        return
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise Failure("NoSuchFile", f"cannot read {file!r}", why=exc.strerror or str(exc)) from None
+    try:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise Failure(
+                "NoSuchFile",
+                f"cannot read {file!r}",
+                why="it is a folder",
+                hint=f"make a tar of it: tar -C {file} -c . | banger image import NAME -",
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def delete(name: ImageName, /, *more: MoreImages, output: Output = PEOPLE) -> None:
@@ -64,6 +140,9 @@ def show(name: ImageName, /, *, output: Output = PEOPLE) -> None:
         "size": units.size(image["size"]) if "size" in image else None,
         "made": f"{units.age(time.time() - image['created_at'])} ago" if "created_at" in image else None,
         "source": image.get("source"),
+        "manifest": image.get("manifest"),
+        "owner": _owner(image),
+        "command": shlex.join(image.get("entrypoint", ())),
         "init": image.get("init"),
         "env": ", ".join(image.get("env", ())),
         "labels": ", ".join(f"{key}={value}" for key, value in image.get("labels", {}).items()),
@@ -80,7 +159,7 @@ def show(name: ImageName, /, *, output: Output = PEOPLE) -> None:
 
 
 def _print(
-    records: list[Record], output: Output, *, none: str, extra: tuple[str, str] | None = None
+    records: list[Record], output: Output, *, none: str, extra: tuple[str, Callable[[Record], str]]
 ) -> None:
     if output.json:
         render.as_json(records)
@@ -101,8 +180,14 @@ def _print(
         ]
         for record in records
     ]
-    if extra is not None:
-        headings.insert(1, extra[0])
-        for row, record in zip(rows, records, strict=True):
-            row.insert(1, str(record.get(extra[1], "-")))
+    headings.insert(1, extra[0])
+    for row, record in zip(rows, records, strict=True):
+        row.insert(1, extra[1](record))
     render.table(headings, rows)
+
+
+def _owner(image: Record) -> str:
+    owner = image.get("owner", 0)
+    if owner == 0:
+        return "shared"
+    return "you" if owner == os.getuid() else str(image.get("owner_name") or owner)

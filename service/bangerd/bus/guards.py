@@ -8,6 +8,7 @@ from bangerd.bus.polkit import PREFIX
 from bangerd.core.jobs import Job
 from bangerd.core.requests import CreateRequest
 from bangerd.model.image import Image, Kernel
+from bangerd.model.reference import Reference
 from bangerd.model.vm import VM
 
 INSPECT = PREFIX + "inspect"
@@ -100,13 +101,19 @@ def create_vm(request: CreateRequest, call: Call, image: str, sizes: dict[str, i
     return Facts(VM_CREATE, "creating a VM", details)
 
 
-def pull(name: str, *, from_catalog: bool) -> Facts:
-    if from_catalog:
-        return Facts(IMAGE_PULL, f"getting image '{name}' of the catalog", {"image": name})
-    registry = name.split("/", 1)[0]
-    return Facts(
-        IMAGE_PULL_ANY, f"getting an image from registry '{registry}'", {"image": name, "registry": registry}
-    )
+def pull(name: str) -> Facts:
+    """Of the catalog."""
+    return Facts(IMAGE_PULL, f"getting image '{name}' of the catalog", {"image": name})
+
+
+def pull_any(call: Call, wanted: Reference) -> Facts:
+    details = {"image": str(wanted), "registry": wanted.registry, "owner": call.caller.name}
+    return Facts(IMAGE_PULL_ANY, f"getting an image from registry '{wanted.registry}'", details)
+
+
+def import_image(call: Call, name: str) -> Facts:
+    details = {"image": name, "owner": call.caller.name}
+    return Facts(IMAGE_MANAGE_OWN, f"making image '{name}' of a file", details)
 
 
 def inspect_image(_interface: object, call: Call, image: Image, _body: object) -> Facts:

@@ -58,12 +58,17 @@ def summary(image: Image) -> dict[str, Any]:
 
 def describe(image: Image) -> dict[str, Any]:
     return summary(image) | {
+        "owner_name": image.owner_name,
         "digest": image.digest,
         "size": image.size,
         "created_at": image.created_at,
         "source": image.source,
+        "reference": image.reference,
+        "manifest": image.manifest,
         "init": image.init,
         "entrypoint": list(image.entrypoint),
+        "working_dir": image.working_dir,
+        "user": image.user,
         "env": list(image.env),
         "labels": dict(image.labels),
         "packages": [asdict(package) for package in image.packages],

@@ -12,6 +12,7 @@ from bangerd.bus.polkit import Authority, Verdict
 from bangerd.core.images import not_in_catalog
 from bangerd.core.jobs import Job
 from bangerd.core.requests import CreateRequest
+from bangerd.model import reference
 from bangerd.model.cache import Cache, check_cache_name
 from bangerd.model.errors import BangerError, InvalidSpec
 from bangerd.model.vm import VM, check_name
@@ -36,29 +37,33 @@ CREATE_OPTIONS = SPEC_OPTIONS | {
 }
 NAME_LIMIT = 255  # characters in the name of an image or a kernel
 NAME_LISTS = ("vm", "image", "kernel", "cache")
+NOBODY = -1  # owns no image
 PAGE = 256  # VMs in one answer of ListVMs, at most
 
 
 def _create_guard(manager: "Manager", call: Call, _target: None, body: list[Any]) -> Facts:
     request = _request(body[0], body[1])
-    spec = manager.core.vms.resolve(request)
+    spec = manager.core.vms.resolve(request, call.uid)
     sizes = {key: int(str(spec[key])) for key in ("vcpu", "memory", "disk")}
-    return guards.create_vm(request, call, _shown_image(manager, str(spec["image"])), sizes)
+    return guards.create_vm(request, call, _shown_image(manager, call, str(spec["image"])), sizes)
 
 
-def _shown_image(manager: "Manager", name: str) -> str:
+def _shown_image(manager: "Manager", call: Call, name: str) -> str:
     """The image's stored name. Raises NoSuchImage."""
-    return manager.core.images.find_image(name).name
+    return manager.core.images.find_image(name, call.uid).name
 
 
-def _pull_guard(manager: "Manager", _call: Call, _target: None, body: list[Any]) -> Facts:
-    name = body[0]
-    catalog = manager.core.catalog()
+def _pull_guard(manager: "Manager", call: Call, _target: None, body: list[Any]) -> Facts:
+    name, catalog = body[0], manager.core.catalog()
     if not name or name in catalog:
-        return guards.pull(name or "default", from_catalog=True)
-    if "/" not in name or not name.isprintable() or len(name) > NAME_LIMIT:
+        return guards.pull(name or "default")
+    if "/" not in name:
         raise not_in_catalog(name[:NAME_LIMIT], catalog)
-    return guards.pull(name, from_catalog=False)
+    return guards.pull_any(call, reference.parse(name))
+
+
+def _import_guard(_manager: "Manager", call: Call, _target: None, body: list[Any]) -> Facts:
+    return guards.import_image(call, reference.check_image_name(body[0]))
 
 
 def _cache_owner(call: Call, given: dict[str, Any]) -> int:
@@ -118,7 +123,7 @@ class Manager(Interface):
     @shown("a{sv}", emits="false")
     def Defaults(self, _target: None) -> dict[str, Any]:
         try:
-            return options.write(self.core.vms.resolve(CreateRequest()))
+            return options.write(self.core.vms.resolve(CreateRequest(), NOBODY))
         except BangerError:
             return {}  # Doctor says what is wrong with them
 
@@ -158,7 +163,7 @@ class Manager(Interface):
             case "vm":
                 names = [vm.name for vm in self.core.vms.all() if vm.owner_uid == call.uid]
             case "image":
-                names = [one.name for one in self.core.images.images()]
+                names = [one.name for one in self.core.images.images() if one.owner_uid in (0, call.uid)]
             case "kernel":
                 names = [one.name for one in self.core.images.kernels()]
             case "cache":
@@ -204,8 +209,16 @@ class Manager(Interface):
 
     @exported(_pull_guard, "name:s options:a{sv}", "job:o")
     async def PullImage(self, call: Call, _target: None, name: str, given: dict[str, Any]) -> str:
-        options.read(given, {}, "PullImage")
-        return self._followed(self.core.images.pull(name, call.caller), call)
+        values = options.read(given, {"as": "s"}, "PullImage")
+        return self._followed(self.core.images.pull(name, call.caller, values.get("as", "")), call)
+
+    @exported(_import_guard, "name:s archive:h options:a{sv}", "job:o", descriptors=1)
+    async def ImportImage(
+        self, call: Call, _target: None, name: str, archive: int, given: dict[str, Any]
+    ) -> str:
+        options.read(given, {}, "ImportImage")
+        started = self.core.images.import_image(name, call.take(archive), call.caller)
+        return names.job_path(started.number)
 
     def _followed(self, started: Job, call: Call) -> str:
         """A pull that is under way already is joined: then its end is told to both."""
@@ -252,9 +265,9 @@ class Manager(Interface):
         )
 
     @exported(inspect, OPTIONS, "spec:a{sv}")
-    async def ResolveSpec(self, _call: Call, _target: None, given: dict[str, Any]) -> dict[str, Any]:
+    async def ResolveSpec(self, call: Call, _target: None, given: dict[str, Any]) -> dict[str, Any]:
         values = _spec(given, SPEC_OPTIONS, "ResolveSpec")
-        return options.write(self.core.vms.resolve(CreateRequest(**values)))
+        return options.write(self.core.vms.resolve(CreateRequest(**values), call.uid))
 
     @exported(inspect, OPTIONS, "checks:aa{sv}")
     async def Doctor(self, _call: Call, _target: None, given: dict[str, Any]) -> list[dict[str, Any]]:

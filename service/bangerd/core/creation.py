@@ -41,7 +41,7 @@ class Creator:
             )
         self._check_isolation(by, vms)
         self._check_caches(request, by)
-        spec = self._spec(request)
+        spec = self._spec(request, by)
         in_use = ports.host.uids_in_use(config.uid_first, config.uid_count)
         uid = await ports.store.lease_uid(config.uid_first, config.uid_count, in_use)
         identity = _new_id({vm.sid for vm in vms})
@@ -63,11 +63,11 @@ class Creator:
         await ports.store.insert(vm)
         return vm
 
-    def _spec(self, request: CreateRequest) -> VMSpec:
+    def _spec(self, request: CreateRequest, by: Caller) -> VMSpec:
         config = self._ports.config
         sizes = self._describer.sizes(request)
         return VMSpec(
-            image=self._launcher.image(request.image or config.default_image_name).id,
+            image=self._launcher.usable_image(request.image or config.default_image_name, by.uid).id,
             kernel=self._launcher.kernel(request.kernel or config.default_kernel_name).id,
             vcpu=sizes.vcpu.value,
             memory=sizes.memory.value,

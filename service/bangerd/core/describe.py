@@ -80,8 +80,8 @@ class Describer:
         asked = Wish(request.vcpu, request.memory, request.disk)
         return resolve(asked, self._ports.config.vm_defaults.wish(), size)
 
-    def resolve(self, request: CreateRequest) -> dict[str, Value]:
-        """The effective spec, for showing before anything is made; `<key>_origin` says where a value came from."""
+    def resolve(self, request: CreateRequest, uid: int) -> dict[str, Value]:
+        """A user's effective spec, shown before anything is made; `<key>_origin` says where a value came from."""
         sizes = self.sizes(request)
         config = self._ports.config
         facts: dict[str, Value] = {
@@ -97,7 +97,7 @@ class Describer:
             sized = getattr(sizes, key)
             facts[key] = sized.value
             facts[f"{key}_origin"] = sized.origin
-        facts["image_present"] = _present(lambda: self._launcher.image(str(facts["image"])))
+        facts["image_present"] = _present(lambda: self._launcher.usable_image(str(facts["image"]), uid))
         facts["kernel_present"] = _present(lambda: self._launcher.kernel(str(facts["kernel"])))
         return facts
 

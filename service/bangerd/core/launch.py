@@ -3,8 +3,9 @@
 from typing import TYPE_CHECKING
 
 from bangerd.core.ports import Disk, Launch, UnitSpec
-from bangerd.model.errors import NoSuchImage, NoSuchKernel
+from bangerd.model.errors import InvalidSpec, NoSuchImage, NoSuchKernel
 from bangerd.model.image import Image, Kernel
+from bangerd.model.reference import parse
 from bangerd.model.seed import Seed
 from bangerd.model.vm import VM
 
@@ -29,6 +30,18 @@ class Launcher:
         if not found:
             raise NoSuchImage(name)
         return max(found, key=lambda i: i.created_at)
+
+    def usable_image(self, name: str, uid: int) -> Image:
+        """The same among those that are this user's, which go first, and those that are shared. Raises NoSuchImage."""
+        names = {name, _whole(name)}
+        found = [
+            i
+            for i in self._ports.library.images()
+            if names & {i.name, i.id, i.digest} and i.owner_uid in (0, uid)
+        ]
+        if not found:
+            raise NoSuchImage(name)
+        return max(found, key=lambda i: (i.owner_uid == uid, i.created_at))
 
     def kernel(self, name: str) -> Kernel:
         """Raises NoSuchKernel."""
@@ -95,6 +108,14 @@ class Launcher:
 def _cache_paths(vm: VM) -> list[str]:
     """In the order in which they are mounted: a folder before what is inside it."""
     return sorted(vm.spec.caches)
+
+
+def _whole(name: str) -> str:
+    """A reference with the tag that it means; any other name as it is."""
+    try:
+        return str(parse(name))
+    except InvalidSpec:
+        return name
 
 
 def _host_key(vm: VM) -> tuple[tuple[str, int, bytes], ...]:

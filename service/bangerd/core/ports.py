@@ -8,6 +8,7 @@ from typing import Protocol
 from bangerd.model.cache import Cache
 from bangerd.model.image import Image, Kernel
 from bangerd.model.network import Pool
+from bangerd.model.reference import Reference
 from bangerd.model.vm import VM, ExitRecord, Unit
 
 
@@ -225,6 +226,16 @@ class Progress:
     unit: str = "bytes"
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An image of a user's own that shall be made. `room`: bytes that the user's images may still come to."""
+
+    name: str
+    owner_uid: int
+    owner_name: str
+    room: int
+
+
 class Library(Protocol):
     """Images and kernels on disk, and how they are made. host/library.py."""
 
@@ -238,6 +249,14 @@ class Library(Protocol):
         """Names that can be pulled."""
 
     async def pull_image(self, name: str, report: Callable[[Progress], None]) -> Image: ...
+    async def pull_reference(
+        self, reference: Reference, order: Order, report: Callable[[Progress], None]
+    ) -> Image:
+        """What a registry has; the image that is here already when it is the same."""
+
+    async def import_image(self, source: int, order: Order, report: Callable[[Progress], None]) -> Image:
+        """What can be read from the descriptor `source`, which stays the caller's."""
+
     async def pull_kernel(self, name: str, report: Callable[[Progress], None]) -> Kernel: ...
     async def remove_image(self, image: Image) -> None: ...
     async def remove_kernel(self, kernel: Kernel) -> None: ...

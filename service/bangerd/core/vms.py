@@ -165,9 +165,9 @@ class VMs:
         """The name of its image, for people."""
         return self._describer.image_name(vm.spec.image)
 
-    def resolve(self, request: CreateRequest) -> dict[str, Value]:
-        """The effective spec, for showing before anything is made. Raises InvalidSpec."""
-        return self._describer.resolve(request)
+    def resolve(self, request: CreateRequest, uid: int) -> dict[str, Value]:
+        """A user's effective spec, for showing before anything is made. Raises InvalidSpec."""
+        return self._describer.resolve(request, uid)
 
     # what there shall be
 

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bangerd.core.ports import Progress
+from bangerd.core.ports import Order, Progress
 from bangerd.host import initrd, manifest, tree
 from bangerd.host.delivery import Delivery
 from bangerd.host.mirror import Mirror, find_mirror, npm_registry
 from bangerd.host.thread import in_thread
+from bangerd.host.userimages import UserImages
 from bangerd.host.worker import Job, Workers
 from bangerd.model import mise
 from bangerd.model.errors import BangerError, HostNotReady, NoSuchImage, NoSuchKernel, PullFailed, StepFailed
 from bangerd.model.image import Image, Kernel
+from bangerd.model.reference import Reference
 from bangerd.model.vm import GIB, MIB
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,7 @@ class ImageLibrary:
         mirror: str = "",
         npm_mirror: str | None = "",
         denied: Iterable[str] = (),
+        insecure_registries: Iterable[str] = (),
     ) -> None:
         """`npm_mirror`: None for images without mise.
 
@@ -72,6 +75,7 @@ class ImageLibrary:
         for folder in (self._images_dir, self._kernels_dir):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o755)
+        self._of_users = UserImages(self._workers, self._images_dir, insecure_registries)
         self._images = manifest.load_all(self._images_dir, Image)
         self._kernels = manifest.load_all(self._kernels_dir, Kernel)
 
@@ -133,6 +137,22 @@ class ImageLibrary:
                 manifest.write(delivery.folder, image)
                 await in_thread(delivery.place, self._images_dir / image.id)
         return self._images.setdefault(image.id, image)
+
+    async def pull_reference(
+        self, reference: Reference, order: Order, report: Callable[[Progress], None]
+    ) -> Image:
+        """What a registry has. Raises PullFailed, DigestMismatch, OCILayerInvalid, LimitReached and as pull_image()."""
+        mine = (order.name, order.owner_uid)
+        known = [image for image in self.images() if (image.name, image.owner_uid) == mine]
+        image = await self._of_users.pull(reference, order, known, report)
+        self._images[image.id] = image
+        return image
+
+    async def import_image(self, source: int, order: Order, report: Callable[[Progress], None]) -> Image:
+        """What is read from a descriptor. Raises as pull_reference() does."""
+        image = await self._of_users.import_(source, order, report)
+        self._images[image.id] = image
+        return image
 
     async def pull_kernel(self, name: str, report: Callable[[Progress], None]) -> Kernel:
         """Make the kernel of that name. Raises NoSuchKernel, HostNotReady, PullFailed, StepFailed."""

@@ -19,7 +19,14 @@ from pathlib import Path
 from bangerd.core.ports import Progress
 from bangerd.host import process, tree
 from bangerd.host.thread import in_thread, to_the_end
-from bangerd.model.errors import BangerError, HostNotReady, PullFailed, StepFailed
+from bangerd.model.errors import (
+    BangerError,
+    DigestMismatch,
+    HostNotReady,
+    OCILayerInvalid,
+    PullFailed,
+    StepFailed,
+)
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +38,7 @@ FILE_LIMIT = 8 << 30
 MEMORY_LIMIT = 2 << 30
 TIMEOUT_S = 3600.0
 
-LINE_LIMIT = 4096
+LINE_LIMIT = 128 * 1024  # the result of an image with many variables and labels
 OUTPUT_LIMIT = 4 << 20
 LOG_KEPT = 16 * 1024
 KILL_S = 20.0
@@ -39,7 +46,12 @@ UNIT = "banger-build-{}.service"
 _PYTHON = "/usr/bin/python3"
 _PACKAGE = Path(__file__).parents[1]
 _UNITS = {"bytes", "items"}
-_NO_PLACE = ("space", "tool")
+_KINDS: dict[str, type[BangerError]] = {
+    "space": HostNotReady,
+    "tool": HostNotReady,
+    "layer": OCILayerInvalid,
+    "digest": DigestMismatch,
+}
 # Never reached by a worker: link-local (cloud metadata too), other clouds' metadata addresses.
 DENIED = ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32")
 
@@ -76,6 +88,11 @@ class Workers:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)
 
+    @property
+    def denied(self) -> tuple[str, ...]:
+        """For workers that connect to where a user says; without systemd they have to see to it themselves."""
+        return self._denied
+
     @asynccontextmanager
     async def job(self, kind: str) -> AsyncIterator[Job]:
         """A folder for one worker, gone at the end whatever happens."""
@@ -92,16 +109,23 @@ class Workers:
                 self._free.append(slot)
 
     async def run(
-        self, job: Job, module: str, arguments: Sequence[str], report: Callable[[Progress], None]
+        self,
+        job: Job,
+        module: str,
+        arguments: Sequence[str],
+        report: Callable[[Progress], None],
+        *,
+        libraries: Path | None = None,
     ) -> dict[str, object]:
         """Run `bangerd.workers.<module>` and return its result line, once all its processes are gone.
 
-        Raises PullFailed or HostNotReady as the worker says, StepFailed when the sandbox cannot be made. When
+        `libraries`: a folder of Python packages that it imports. Raises what the worker says (_KINDS), PullFailed
+        for anything else, StepFailed when the sandbox cannot be made. When
         it is cancelled the worker is dead before CancelledError goes on.
         """
         argv = [
             *(self._unit(job) if self._systemd else []),
-            *self._sandbox(job),
+            *self._sandbox(job, libraries),
             "--", _PYTHON, "-m", f"bangerd.workers.{module}", *arguments,
         ]  # fmt: skip
         child = await process.spawn(argv, stdin=process.PIPE, stdout=process.PIPE, stderr=process.PIPE)
@@ -127,11 +151,13 @@ class Workers:
             await _ended(folder)
             await in_thread(_remove, folder)
 
-    def _sandbox(self, job: Job) -> list[str]:
+    def _sandbox(self, job: Job, libraries: Path | None) -> list[str]:
+        shown = [f"--libraries={libraries}:{job.code / 'libraries'}"] if libraries else []
+        path = f"{job.code}:{job.code / 'libraries'}" if libraries else str(job.code)
         return [
             _PYTHON, "-I", str(job.code / "sandbox.py"),
-            "--base", str(job.base), "--write", str(job.build), "--keep", str(job.code),
-            "--lock", str(job.folder / "lock"), "--pythonpath", str(job.code),
+            "--base", str(job.base), "--write", str(job.build), "--keep", str(job.code), *shown,
+            "--lock", str(job.folder / "lock"), "--pythonpath", path,
             "--fsize", str(FILE_LIMIT), "--memory", str(MEMORY_LIMIT),
         ]  # fmt: skip
 
@@ -272,7 +298,7 @@ def parse(line: bytes) -> Progress | dict[str, object]:
 def _error(said: object, status: int, tail: str) -> BangerError:
     if isinstance(said, dict) and isinstance(said.get("text"), str):
         text = _printable(said["text"].encode())[:600].replace("\n", " ")
-        return HostNotReady(text) if said.get("kind") in _NO_PLACE else PullFailed(text)
+        return _KINDS.get(str(said.get("kind")), PullFailed)(text)
     if status == 125:
         return StepFailed(f"the build worker's sandbox could not be made: {tail}")
     return PullFailed(f"the build worker ended with status {status}" + (f": {tail}" if tail else ""))
@@ -289,6 +315,7 @@ def _furnish(job: Job) -> None:
             _PACKAGE / part, job.code / "bangerd" / part, ignore=shutil.ignore_patterns("__pycache__")
         )
     (job.code / "bangerd/__init__.py").touch()
+    (job.code / "libraries").mkdir()
     shutil.copyfile(_PACKAGE / "workers/sandbox.py", job.code / "sandbox.py")
     for path in [job.code, *job.code.rglob("*")]:
         path.chmod(0o755 if path.is_dir() else 0o644)

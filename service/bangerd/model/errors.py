@@ -107,7 +107,22 @@ class PullFailed(BangerError):
 
 
 class DigestMismatch(BangerError):
+    """A registry, or an archive, holds other bytes than it says."""
+
     code = "DigestMismatch"
+
+
+class OCILayerInvalid(BangerError):
+    """A layer or a root file system has a member that cannot be part of an image."""
+
+    code = "OCILayerInvalid"
+
+
+class ImageExists(BangerError):
+    code = "ImageExists"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"you have an image named '{name}' already; delete it, or choose another name")
 
 
 class GuestFailed(BangerError):

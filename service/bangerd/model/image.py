@@ -19,7 +19,7 @@ class Package:
 class Image:
     """A root file system: `<state>/images/<id>/rootfs.squashfs` beside `manifest.json`."""
 
-    id: str  # first 12 hex digits of the squashfs's sha256
+    id: str  # first 12 hex digits: of the squashfs's sha256, or of who owns what under which name
     name: str
     digest: str  # "sha256:…" of rootfs.squashfs
     size: int  # bytes on disk
@@ -31,6 +31,11 @@ class Image:
     env: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     packages: tuple[Package, ...] = ()
+    owner_name: str = ""
+    reference: str = ""  # in a registry, as it was asked for
+    manifest: str = ""  # "sha256:…", what the reference led to then
+    working_dir: str = ""  # of the entrypoint, "" for /
+    user: str = ""  # of the entrypoint, "" for root
 
 
 @dataclass(frozen=True, slots=True)

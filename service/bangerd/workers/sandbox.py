@@ -1,6 +1,7 @@
 """Runs a build worker as nobody: own users, processes, mounts; killed when the service dies.
 
-    python3 sandbox.py --base UID --write DIR [--keep DIR]... [--fsize BYTES] [--memory BYTES] -- ARGV...
+    python3 sandbox.py --base UID --write DIR [--keep DIR]... [--libraries DIR:PLACE]
+        [--fsize BYTES] [--memory BYTES] -- ARGV...
 
 Started as root, either in a hardened transient unit or, where systemd is not PID 1, directly. Before the
 first byte of the worker runs, it is uid 0 of a user namespace whose ids 0..65535 are BASE..BASE+65535
@@ -87,9 +88,10 @@ def _prctl(option: int, value: int) -> None:
     _check(_libc.prctl(option, value, 0, 0, 0), "prctl")
 
 
-def confine(write: Path, show: list[Path]) -> None:
+def confine(write: Path, show: list[Path], libraries: str = "") -> None:
     """Give this process its own view of the file system: read-only, private places empty, `write` writable.
 
+    `libraries`: FOLDER:PLACE, a folder that may lie where nobody may look, and the one that shows it.
     Done by real root before the user namespace exists: mounts inherited by a user namespace are locked
     there, so the worker's root cannot undo them.
     """
@@ -100,6 +102,8 @@ def confine(write: Path, show: list[Path]) -> None:
     # Descriptors lead to what is about to be covered; opened here, since a mount of the old namespace
     # cannot be bound in the new one.
     open_keep = {path: os.open(path, os.O_PATH | os.O_CLOEXEC) for path in keep}
+    source, _, target = libraries.partition(":")
+    lent = os.open(source, os.O_PATH | os.O_CLOEXEC) if source else -1
     for place in HIDDEN:
         # A link (/var/run) would cover the same folder twice.
         if Path(place).is_dir() and not Path(place).is_symlink():
@@ -110,6 +114,9 @@ def confine(write: Path, show: list[Path]) -> None:
             Path(path).mkdir() if kinds[path] else Path(path).touch()
         _mount(f"/proc/self/fd/{descriptor}", path, "", MS_BIND | MS_REC)
         os.close(descriptor)
+    if source:
+        _mount(f"/proc/self/fd/{lent}", target, "", MS_BIND)
+        os.close(lent)
     _read_only("/", on=True, recursive=True)
     _read_only(str(write), on=False)
     # Writable by file permissions to nobody but real root; /proc is needed to write the worker's id maps.
@@ -233,6 +240,9 @@ def main() -> int:
     parser.add_argument(
         "--keep", type=Path, action="append", default=[], help="visible even below a hidden folder"
     )
+    parser.add_argument(
+        "--libraries", default="", help="FOLDER:PLACE, shown at PLACE below one that is kept"
+    )
     parser.add_argument("--lock", type=Path, required=True, help="locked until every process is gone")
     parser.add_argument("--pythonpath", default="", help="where the worker's modules are")
     parser.add_argument("--fsize", type=int, default=8 << 30, help="largest file, bytes")
@@ -245,7 +255,7 @@ def main() -> int:
         # Kept open by the child too, whose end it outlives.
         fcntl.flock(os.open(options.lock, os.O_RDWR | os.O_CLOEXEC), fcntl.LOCK_EX)
         _prctl(PR_SET_CHILD_SUBREAPER, 1)
-        confine(options.write, options.keep)
+        confine(options.write, options.keep, options.libraries)
         limit(options.fsize, options.memory)
         child = os.fork()
         if child == 0:
