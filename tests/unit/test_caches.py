@@ -18,6 +18,7 @@ from bangerd.model.errors import (
     NoSuchCache,
     StepFailed,
 )
+from bangerd.model.lifecycle import Step
 from bangerd.model.vm import VMState
 
 GO = {"/root/go": "go"}
@@ -218,6 +219,29 @@ async def test_deleting_a_cache() -> None:
         assert world.caches == {}
         await ended(service.vms.start(vm, ALICE))  # gets an empty one
         assert world.caches == {ALICES: vm.uid}
+
+
+async def test_a_run_that_nobody_waits_for_leaves_its_cache() -> None:
+    """The service dies between lending and the start of an ephemeral VM."""
+    world = World()
+    service = Service(world)
+    await service.vms.begin()
+    there = asyncio.Event()
+
+    async def hook(reached: str) -> None:
+        if reached == Step.LEND_CACHES.name.lower() + "_done":
+            there.set()
+            await asyncio.Event().wait()
+
+    object.__setattr__(service.ports, "hook", hook)
+    vm, _ = await service.vms.create(wanted("once", rm=True), ALICE)
+    await there.wait()
+    assert world.caches == {ALICES: vm.uid}
+    await service.jobs.close()
+    await service.vms.close()
+    async with Service(world) as again:
+        await again.gone()
+        assert world.caches == {ALICES: 0}
 
 
 async def test_what_nobody_has_is_taken_back_at_the_start() -> None:

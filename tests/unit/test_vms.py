@@ -48,6 +48,18 @@ async def test_create_start_stop_start_delete() -> None:
             service.vms.find("web")
 
 
+async def test_a_vm_of_banger_0_1_gets_its_host_key_when_it_starts() -> None:
+    world = World()
+    async with Service(world) as service:
+        vm = await service.run(CreateRequest(name="web", start=False))
+    world.rows[vm.sid] = replace(vm, host_key="", host_public="")
+    async with Service(world) as again:
+        await ended(again.vms.start(again.vms.find("web"), ALICE))
+        assert world.rows[vm.sid].host_public == "ssh-ed25519 AAAAfake"
+        assert b"the private key" in world.run_dirs[vm.sid]
+        assert (await again.vms.describe(vm))["host_keys"] == ["ssh-ed25519 AAAAfake"]
+
+
 async def test_created_but_not_started() -> None:
     world = World()
     async with Service(world) as service:

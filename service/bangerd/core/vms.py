@@ -60,7 +60,7 @@ class VMs:
         self._ports.shims.watch(self._wake)
         for machine in self._machines.values():
             await self._end_orphan(machine)
-        await self._restore_network([vm for vm in stored if vm.wanted_up and vm.address])
+        await self._restore_network([vm for vm in self.all() if vm.wanted_up and vm.address])
         await asyncio.gather(
             *(machine.look() for machine in self._machines.values() if machine.vm.wanted_up)
         )
