@@ -67,9 +67,10 @@ first if it is not here. Exit status: the command's own; 125 banger failed,
 hangs, Ctrl-] three times leaves.
 
 Examples:
-  banger vm run --rm                             a throw-away shell
-  banger vm run --rm -- sh -c 'uname -r; exit 7' its status is 7
-  banger vm run --name web --vcpu 2 --memory 2G -e PORT=80 -- ./serve"""
+  banger vm run ./repo                           a shell in /root/repo
+  banger vm run ./repo -- make test              its status is yours
+  banger vm run --rm -- sh -c 'uname -r; exit 7' a throw-away VM
+  banger vm run --name web -e PORT=80 -d -- ./serve"""
 
 _EXEC = """\
 Without a command: a login shell. Streams and exit status are the command's own,
