@@ -18,6 +18,7 @@ from typing import Any
 
 import leftovers
 from privatehost import HostError, Layout, PrivateHost
+from tests import schemas
 
 # Accounts of every Debian system. A polkit rule lets the first two use banger; STRANGER has none.
 ALICE, BOB, STRANGER = "games", "news", "nobody"
@@ -180,7 +181,10 @@ class User:
         return done.out
 
     def json(self, *args: str) -> Any:
-        return json.loads(self.ok(*args, "--json"))
+        """What a command prints with --json; AssertionError if its documentation says otherwise."""
+        value = json.loads(self.ok(*args, "--json"))
+        schemas.check(schemas.command_of(args), value)
+        return value
 
     def state(self, vm: str) -> str:
         return str(self.json("vm", "show", vm)["state"])

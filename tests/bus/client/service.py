@@ -201,7 +201,13 @@ class Service:
             case "PullImage":
                 return self.begin(msg, "pull")
             case "ListImages":
-                extra = {"id": "0123456789ab", "path": f"{ROOT}/image/x", "size": 123456789, "created_at": 1}
+                extra = {
+                    "id": "0123456789ab",
+                    "path": f"{ROOT}/image/x",
+                    "size": 123456789,
+                    "created_at": 1,
+                    "owner": 0,
+                }
                 return "aa{sv}", [[variants({"name": name, **extra}) for name in scenario.get("images", ())]]
             case "ListKernels":
                 record = {
@@ -210,6 +216,9 @@ class Service:
                     "release": "6.1.0",
                     "size": 1024,
                     "created_at": 1,
+                    "path": f"{ROOT}/kernel/x",
+                    "digest": "sha256:0",
+                    "source": "catalog",
                 }
                 return "aa{sv}", [[variants(record)]]
             case "ListJobs":
