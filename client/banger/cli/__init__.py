@@ -24,13 +24,9 @@ def run(argv: Sequence[str]) -> int:
     if argv[:1] == ["__complete"]:
         return _complete(argv[1:])
     tokens, tail = _split(argv)
-    if _wants_help(tokens):
-        return _help(tokens)
-    if not {"--verbose", "-v"}.isdisjoint(tokens):
-        TRACE.start()
     runs_command = tokens[:1] == ["vm"] and tokens[1:2] and tokens[1] in _WITH_COMMAND
     try:
-        return _dispatch(tokens, tail)
+        return _help(tokens) if _wants_help(tokens) else _dispatch(tokens, tail)
     except Failure as exc:
         render.failure(exc, json_wanted="--json" in tokens)
         return RUN_FAILED if runs_command and exc.status == FAILED else exc.status
@@ -73,6 +69,8 @@ def _split(argv: Sequence[str]) -> tuple[list[str], list[str] | None]:
 def _dispatch(tokens: list[str], tail: list[str] | None) -> int:
     app = build()
     flags = _take_ssh_flags(tokens)
+    if not {"--verbose", "-v"}.isdisjoint(tokens):
+        TRACE.start()
     try:
         command, bound, ignored = app.parse_args(tokens, exit_on_error=False, print_error=False)
     except CycloptsError as exc:

@@ -6,6 +6,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import render, units
+from banger.cli import complete
 from banger.cli.options import PEOPLE, Output
 from banger.copy import ends, get, put
 from banger.copy.ends import Here, There
@@ -15,12 +16,17 @@ from banger.errors import UsageError
 from banger.progress import Progress
 from banger.service import Service
 
+_PLACE = "NAME:/path in a VM, a path here, or - for a tar stream."
 _TOLD = 10  # names of what was left out
 
 
 def cp(
-    source: Annotated[str, Parameter(name="SRC", allow_leading_hyphen=True, show=False)],
-    target: Annotated[str, Parameter(name="DST", allow_leading_hyphen=True, show=False)],
+    source: Annotated[
+        str, Parameter(name="SRC", allow_leading_hyphen=True, completer=complete.place, help=_PLACE)
+    ],
+    target: Annotated[
+        str, Parameter(name="DST", allow_leading_hyphen=True, completer=complete.place, help="The same.")
+    ],
     /,
     *,
     skip_unsafe: Annotated[

@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import render, units
+from banger.cli import complete
 from banger.cli.options import PEOPLE, ImageName, MoreImages, Output
 from banger.errors import Failure, UsageError
 from banger.service import Record, Service
@@ -69,6 +70,7 @@ def import_(
         str,
         Parameter(
             allow_leading_hyphen=True,
+            completer=complete.path,
             help="A root file system (tar), or an image (docker save); - for standard input.",
         ),
     ],

@@ -33,6 +33,15 @@ def test_help_needs_no_service_and_fits(lab):
     assert lab.run("vm").text == lab.run("vm", "--help").text == lab.run("vm", "-h").text
 
 
+def test_a_reader_that_has_seen_enough_of_help_is_no_trouble(lab):
+    client = lab.spawn("vm", "run", "--help")
+    client.stdout.close()
+    assert client.stderr.read() == b""
+    client.stdin.close()
+    client.stderr.close()
+    assert client.wait(10) in (0, 141)
+
+
 def test_verbose_tells_each_call_with_its_time_and_nothing_else_changes(lab):
     plain, told = lab.run("vm", "show", "web"), lab.run("vm", "show", "web", "--verbose")
     assert (told.status, told.text) == (0, plain.text)

@@ -23,7 +23,7 @@ def test_the_schema_is_one_and_tells_of_everything() -> None:
 
 
 def test_every_command_has_a_schema_and_is_in_the_guide() -> None:
-    assert set(schemas.COMMANDS) == COMMANDS
+    assert set(schemas.COMMANDS) == COMMANDS - {"vm ssh"}  # what that prints is ssh's
     guide = (TOP / "docs/json.md").read_text()
     assert [one for one in COMMANDS if one.split()[-1] not in guide] == []
 
