@@ -30,12 +30,9 @@ def made(host: Host, files: int) -> Iterator[Path]:
         text = b" ".join(random.choices(words, k=int(random.expovariate(1 / 550)) + 1))
         (folder / f"file{number}.py").write_bytes(text + b"\n")
     subprocess.run(["chown", "-R", host.user.name, repo], check=True)
-    done = host.user.run(
-        "sh",
-        "-c",
-        f"cd {repo} && git init -q && git add . && git -c user.name=b -c user.email=b@x commit -qm all && git gc -q",
-        timeout_s=600,
-    )
+    git = f"git -C {repo} -c gc.auto=0 -c user.name=b -c user.email=b@x"
+    script = f"{git} init -q && {git} add . && {git} commit -qm all && {git} gc -q"
+    done = host.user.run("sh", "-c", script, timeout_s=900)
     if done.status:
         raise RuntimeError(done.err)
     try:

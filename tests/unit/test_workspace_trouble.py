@@ -52,8 +52,24 @@ def test_a_large_file_that_shrinks_ends_it(repos: Repos, guest: Guest):
     (repo / "large").write_bytes(os.urandom(20_000_000))
     repos.git(repo, "add", "--all")
     guest.after_bytes = (1_000_000, lambda: os.truncate(repo / "large", 2_000_000))
-    with pytest.raises(Failure, match="became shorter"):
+    with pytest.raises(Failure, match="could not be copied to its end: it became shorter"):
         plan(repo, Options()).send(guest.open_session, Progress("x", quiet=True))
+    guest.close()
+    assert list(guest.home.iterdir()) == []
+
+
+def test_a_repository_that_is_moved_away(repos: Repos, guest: Guest):
+    repo = repos.make({"a": "1"})
+    found = plan(repo, Options())
+    repo.rename(repos.folder / "elsewhere")
+    with pytest.raises(Failure):
+        found.send(guest.open_session, Progress("x", quiet=True))
+    folder = repos.folder / "plain"
+    folder.mkdir()
+    found = plan(folder, Options(all_files=True))
+    folder.rmdir()
+    with pytest.raises(Failure, match="cannot be read any more"):
+        found.send(guest.open_session, Progress("x", quiet=True))
     guest.close()
     assert list(guest.home.iterdir()) == []
 

@@ -90,6 +90,15 @@ _TYPES = {b"0": "file", b"2": "link", b"5": "folder"}
 def plan(path: str | Path, options: Options) -> Plan:
     """The workspace for the folder `path`: the whole repository it is in. Raises Failure or UsageError."""
     options.check()
+    try:
+        return _plan(path, options)
+    except OSError as exc:
+        raise Failure(
+            "Changed", f"cannot look at {path}", why=f"it changed meanwhile: {exc}", hint="try again"
+        ) from None
+
+
+def _plan(path: str | Path, options: Options) -> Plan:
     place = _folder(Path(path))
     found = Findings([], [])
     try:

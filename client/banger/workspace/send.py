@@ -41,13 +41,13 @@ if [ "$there" = files ]; then
   case "$(cat /proc/self/mounts)" in *" $1/$2 "*|*" $1/$2/"*) exit 47 ;; esac
 fi
 if [ "$there" = folders ]; then
-  tar -x -f - -C "$place" || exit 45
+  tar -x -o -f - -C "$place" || exit 45
   exit 0
 fi
 trap 'rm -rf "$new"' EXIT
 trap 'exit 46' HUP INT TERM
 mkdir "$new" || exit 40
-tar -x -f - -C "$new" || exit 43
+tar -x -o -f - -C "$new" || exit 43
 if [ -n "$there" ]; then mv "$place" "$old" || exit 44; fi
 if ! mv "$new" "$place"; then
   if [ -n "$there" ]; then mv "$old" "$place"; fi

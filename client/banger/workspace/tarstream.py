@@ -48,7 +48,7 @@ class Stream:
     def chunks(self) -> Generator[bytes, None, None]:
         """The stream in pieces of about 128 KiB. Raises Failure when a large file shrinks while it is read."""
         for group in self.groups:
-            with Folder(group.root) as folder:
+            with _opened(group) as folder:
                 for entry in group.entries:
                     yield from self._member(folder, group, entry)
                     if len(self._buffer) >= _CHUNK:
@@ -112,14 +112,7 @@ class Stream:
         self.done += len(first)
         while left:
             yield self._flush()
-            data = os.read(fd, min(left, _CHUNK))
-            if not data:
-                raise Failure(
-                    "Changed",
-                    f"{os.fsdecode(path)} became shorter while it was copied",
-                    why="the stream had announced its size, and half a file is worse than none",
-                    hint="try again when nobody writes to it",
-                )
+            data = _read(fd, min(left, _CHUNK), path)
             self._buffer += data
             self.done += len(data)
             left -= len(data)
@@ -134,6 +127,29 @@ class Stream:
             self.changed.append(f"{os.fsdecode(path)} changed meanwhile, {what}: {why}")
             return
         raise Failure("Changed", f"{os.fsdecode(path)}, just made by banger, is not as it was", why=why)
+
+
+def _opened(group: Group) -> Folder:
+    try:
+        return Folder(group.root)
+    except OSError as exc:
+        raise Failure("Changed", f"{group.root} cannot be read any more", why=str(exc)) from None
+
+
+def _read(fd: int, size: int, path: bytes) -> bytes:
+    """The next bytes of a file whose size was announced: without them the stream cannot go on."""
+    try:
+        data, why = os.read(fd, size), "it became shorter meanwhile"
+    except OSError as exc:
+        data, why = b"", str(exc)
+    if data:
+        return data
+    raise Failure(
+        "Changed",
+        f"{os.fsdecode(path)} could not be copied to its end",
+        why=why,
+        hint="half a file is worse than none: try again when nobody writes to it",
+    )
 
 
 def header(path: bytes, kind: bytes, mode: int, size: int, mtime: int, *, target: bytes = b"") -> bytes:
