@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from banger import detach, render, session, tooling
+from banger import detach, render, session
+from banger.cli import tools
 from banger.cli.command import How, Planned
 from banger.cli.options import Output
-from banger.config import settings
 from banger.errors import OK
 from banger.service import Service
 
@@ -25,27 +25,27 @@ class Guest:
     def open_session(self) -> int:
         return self.service.open_session(self.vm)
 
-    def run(self, planned: Planned, how: How, plan: "Plan | None" = None) -> int:
-        """Run the command (in `plan`'s folder, if the user named no other); return its exit status."""
+    def run(
+        self, planned: Planned, how: How, plan: "Plan | None" = None, *, wish: bool | None = None
+    ) -> int:
+        """Run the command (in `plan`'s folder, if the user named no other); return its exit status.
+
+        `wish`: whether mise shall install the folder's tools; None is as the config says.
+        """
         variables = planned.surroundings(
             self.open_session, self.output, folder=str(plan.top) if plan else ""
         )
         command = planned.command(variables, workdir=plan.workdir if plan else "")
         if plan is not None:
-            self.begin_tooling(plan, variables)
+            given = tuple(f"{name}={value}" for name, value in planned.env.items())
+            tools.bootstrap(
+                self.service, self.vm, plan, wish=wish, output=self.output, env=(*variables, *given)
+            )
         if not how.detach:
             return session.run(self.open_session(), command, timeout_s=planned.timeout_s)
         started = detach.start(self.open_session, command, planned.timeout_s)
         self._tell(started)
         return OK
-
-    def begin_tooling(self, plan: "Plan", variables: tuple[str, ...]) -> None:
-        """Have mise install in the background what the repository that was taken along names."""
-        if not settings().tooling or not tooling.wanted(entry.path for entry in plan.files):
-            return
-        said = tooling.start(self.service, self.vm, plan.workdir, plan.name, variables)
-        if said and not (self.output.quiet or self.output.json):
-            render.note(said)
 
     def _tell(self, started: detach.Started) -> None:
         name = self.service.vm_name(self.vm)

@@ -57,7 +57,7 @@ def run(
             arrive(service, vm, wanted.name, output)
         if plan is not None:
             plan.send(guest.open_session, output.progress(plan.name))
-        return guest.run(planned, how, plan)
+        return guest.run(planned, how, plan, wish=files.tooling)
 
 
 def exec_(name: VMName, /, *, how: How = _AS_IS, output: Output = PEOPLE, command: Tail) -> int:

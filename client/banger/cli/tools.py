@@ -4,28 +4,39 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from banger import render, tooling, units
+from banger import context, render, tooling, units
 from banger.cli.options import Output
 from banger.config import settings
 from banger.service import Record, Service
 from banger.tooling import Bootstrap
-from banger.workspace.plan import Plan
+
+if TYPE_CHECKING:
+    from banger.workspace.plan import Plan
 
 _LONGEST = 40  # characters of a repository's name
 
 
 def bootstrap(
-    service: Service, vm: str, found: Plan, env: Sequence[str], *, wish: bool | None, output: Output
+    service: Service,
+    vm: str,
+    found: "Plan",
+    *,
+    wish: bool | None,
+    output: Output,
+    env: Sequence[str] | None = None,
 ) -> None:
     """Start it for the workspace `found`, which is in the guest of the VM at path `vm`, unless it is not wanted.
 
-    `wish` is the flag's, `env` what of our surroundings the guest's commands get, NAME=value. Raises nothing that
-    would keep a command from running.
+    `wish` is the flag's; `env` what of our surroundings reached the guest, NAME=value, None if nothing was brought.
     """
     asked = settings().tooling if wish is None else wish
     if not asked or not tooling.wanted(entry.path for entry in found.files):
         return
+    if env is None:
+        here = context.gather(settings().forward, tty=False, folder=str(found.top))
+        env = context.bring(lambda: service.open_session(vm), here)
     said = tooling.start(service, vm, found.workdir, found.name, env)
     if said and not (output.quiet or output.json):
         render.note(said)

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from banger import context, render, units
-from banger.cli.command import forwarded
+from banger import render, units
+from banger.cli import tools
 from banger.cli.guest import Guest
 from banger.cli.options import AS_TRACKED, PEOPLE, Files, Folder, Output, VMName
 from banger.errors import Failure, UsageError
@@ -38,8 +38,7 @@ def prepare(
     service = Service()
     guest = Guest(service, service.find_vm(name), output)
     changed = wanted.send(guest.open_session, output.progress(name), replace=replace)
-    surroundings = context.gather(forwarded(""), tty=False, folder=str(wanted.top))
-    guest.begin_tooling(wanted, context.bring(guest.open_session, surroundings))
+    tools.bootstrap(service, guest.vm, wanted, wish=files.tooling, output=output)
     if output.json:
         record = wanted.record()
         del record["files"]
