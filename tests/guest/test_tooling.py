@@ -3,6 +3,7 @@
 A machine of its own, with a small internet behind it: one server that holds a tool.
 """
 
+import functools
 import hashlib
 import io
 import os
@@ -99,7 +100,9 @@ checksum = "sha256:{hashlib.sha256(tool).hexdigest()}"
 """
 
 
+@functools.cache
 def archive() -> bytes:
+    """The same each time, which gzip with its times is not."""
     script = b'#!/bin/sh\necho "hello from a tool: $*"\n'
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as tar:
