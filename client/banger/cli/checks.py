@@ -5,9 +5,12 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from banger.config import place, settings
+from banger.config import settings
+from banger.config.place import path as config_file
+from banger.config.place import shown
 from banger.errors import Failure
 from banger.service import Record
+from banger.ssh import block, place, userfile
 
 # What needs a program that banger does not bring.
 _PROGRAMS = {
@@ -42,6 +45,7 @@ def checks() -> Iterator[Record]:
         found = shutil.which(program)
         yield _check(program, "ok", found) if found else _check(program, "warning", "not on PATH", hint)
     yield _config()
+    yield _ssh_config()
     if (shell := Path(os.environ.get("SHELL", "")).name) in _COMPLETIONS:
         yield _completion(shell)
 
@@ -49,10 +53,23 @@ def checks() -> Iterator[Record]:
 def _config() -> Record:
     try:
         settings()
-        file = place.path()
-        return _check("config", "ok", place.shown(file) if file.exists() else "none, so built-in values")
+        file = config_file()
+        return _check("config", "ok", shown(file) if file.exists() else "none, so built-in values")
     except Failure as exc:
         return _check("config", "failed", "; ".join([str(exc), *exc.details]), exc.hint)
+
+
+def _ssh_config() -> Record:
+    try:
+        file = userfile.user_file()
+        text = place.read_own(file) or b""
+        there = block.split(text, str(file)).rest != text
+    except Failure as exc:
+        return _check("ssh-config", "warning", "; ".join([str(exc), *exc.details]), exc.hint)
+    said = (
+        "installed" if there else "not installed; `banger ssh-config --install` is for plain `ssh NAME.vm`"
+    )
+    return _check("ssh-config", "ok", said)
 
 
 def _completion(shell: str) -> Record:

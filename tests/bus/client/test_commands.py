@@ -179,6 +179,8 @@ def test_doctor_of_the_users_side(mortal, tmp_path):
     status, found = checks(HOME=str(tmp_path / "home"), SHELL="/bin/bash")
     assert (status, {check["state"] for check in found.values()}) == (0, {"ok"})
     assert found["config"]["text"] == "none, so built-in values"
+    # That of the account, whatever HOME is: not ours to write.
+    assert found["ssh-config"]["text"].startswith(("not installed; ", "installed"))
     assert found["completion"]["text"].startswith(
         ("none found for bash; ", "bash: /usr/")
     )  # installed here?
@@ -188,7 +190,7 @@ def test_doctor_of_the_users_side(mortal, tmp_path):
         in checks(HOME=str(tmp_path / "home"), SHELL="/bin/bash")[1]["completion"]["text"]
     )
 
-    (tmp_path / "home/.config/banger").mkdir(parents=True)
+    (tmp_path / "home/.config/banger").mkdir(parents=True, exist_ok=True)
     (tmp_path / "home/.config/banger/config.toml").write_text("tolling = false\n")
     (tmp_path / "bin").mkdir()
     status, found = checks(HOME=str(tmp_path / "home"), PATH=str(tmp_path / "bin"))
