@@ -223,6 +223,20 @@ def test_a_sparse_checkout(repos: Repos, guest: Guest):
     assert repos.git(repo, "diff", "--name-status", "main", "banger/web").split() == ["M", "in/a"]
 
 
+def test_what_the_user_ignores_everywhere_is_ignored_there(repos: Repos, guest: Guest, tmp_path: Path):
+    (tmp_path / "ignore").write_text("*.swp")
+    with (tmp_path / "gitconfig").open("a") as file:
+        file.write(f"[core]\nexcludesFile = {tmp_path}/ignore\n")
+    repo = repos.make({"a": "1"})
+    (repo / ".git/info").mkdir(exist_ok=True)
+    (repo / ".git/info/exclude").write_text("*.tmp\n")
+    (repo / "x.swp").write_text("1")
+    send(repo, guest, Options(all_files=True))
+    (guest.home / "app/x.tmp").write_text("2")
+    assert (guest.home / "app/x.swp").exists()
+    assert bring(repo, guest) == Brought()
+
+
 def test_history_that_was_rewritten_there(repos: Repos, guest: Guest):
     repo = repos.make({"a": "1"})
     (repo / "a").write_text("2")

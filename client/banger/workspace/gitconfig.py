@@ -1,7 +1,9 @@
 """The guest repository's config: what its files need to be read, and remotes without anything secret."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from banger.workspace.git import Git, split
@@ -27,6 +29,14 @@ def without_filters(settings: Settings) -> tuple[str, ...]:
     names = {key.split(".", 1)[1].rpartition(".")[0] for key in settings if key.startswith("filter.")}
     off = ("clean=", "smudge=", "process=", "required=false")
     return tuple(f"filter.{name}.{setting}" for name in sorted(names) for setting in off)
+
+
+def ignored_by_the_user(settings: Settings) -> Path:
+    """The file with what the user has git ignore in every repository; it need not be there."""
+    if named := settings.get("core.excludesfile"):
+        return Path(named).expanduser() if named.startswith("~/") else Path(named)
+    folder = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
+    return Path(folder) / "git/ignore"
 
 
 def guest(settings: Settings, object_format: str, branch: str, work_tree: str) -> bytes:

@@ -91,7 +91,7 @@ class _Maker:
             self._write("shallow", f"{self._head}\n")
         text = gitconfig.guest(settings, self._repo.object_format, branch, work_tree)
         (self._out / "config").write_bytes(text)
-        self._copy_info()
+        self._copy_info(settings)
         return Skeleton(self._out, self._files)
 
     def _git(self, index: str = "index", **env: str) -> Git:
@@ -215,13 +215,14 @@ class _Maker:
             doing="cannot pack the commit",
         )
 
-    def _copy_info(self) -> None:
+    def _copy_info(self, settings: gitconfig.Settings) -> None:
         for name in ("sparse-checkout", "exclude", "attributes"):
-            for folder in (self._repo.git_dir, self._repo.common_dir):
-                source = folder / "info" / name
-                if source.is_file():
-                    shutil.copyfile(source, self._out / "info" / name)
-                    break
+            places = (folder / "info" / name for folder in (self._repo.git_dir, self._repo.common_dir))
+            text = next((path.read_bytes() for path in places if path.is_file()), b"")
+            if name == "exclude" and (own := gitconfig.ignored_by_the_user(settings)).is_file():
+                text = own.read_bytes() + b"\n" + text  # what git ignores here it shall ignore there
+            if text:
+                (self._out / "info" / name).write_bytes(text)
 
     def _write(self, name: str, text: str) -> None:
         (self._out / name).write_bytes(os.fsencode(text))
