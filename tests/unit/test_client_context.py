@@ -158,15 +158,14 @@ def test_all_together_and_each_alone(identity: Path) -> None:
     }  # fmt: skip
     root = identity
 
-    def names(wishes: Forward, *, tty: bool = True, files: bool = True) -> set[str]:
-        found = gather(wishes, tty=tty, files=files, folder=str(identity), ours=ours, root=root)
+    def names(wishes: Forward, *, tty: bool = True) -> set[str]:
+        found = gather(wishes, tty=tty, folder=str(identity), ours=ours, root=root)
         return set(found.env)
 
     proxies, terminal = {"http_proxy", "HTTP_PROXY"}, {"TERM", "COLORTERM"}
     authorities, who = set(certificates.VARIABLES), {"GIT_AUTHOR_NAME", git.CONFIG}
     assert names(Forward()) == proxies | terminal | authorities | who | {"TZ"}
     assert names(Forward(), tty=False) == proxies | authorities | who | {"TZ"}
-    assert names(Forward(), files=False) == proxies | terminal | {"TZ", "GIT_AUTHOR_NAME"}
     assert names(NOTHING) == set()
     for one, expected in {
         "proxy": proxies, "ca": authorities, "term": terminal, "timezone": {"TZ"}, "git": who,

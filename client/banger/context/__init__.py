@@ -3,13 +3,7 @@
 Nothing here needs anything of the image: where a file cannot be brought, the variables that name it stay away too.
 """
 
-from banger.config import Forward
 from banger.context.gather import ALL, Context, gather
 from banger.context.guest import bring
 
-__all__ = ["ALL", "Context", "bring", "environment", "gather"]
-
-
-def environment(wishes: Forward) -> tuple[str, ...]:
-    """NAME=value for a command without a terminal, of what needs no file in the guest."""
-    return gather(wishes, tty=False, files=False).variables()
+__all__ = ["ALL", "Context", "bring", "gather"]

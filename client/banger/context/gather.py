@@ -34,15 +34,11 @@ def gather(
     wishes: Forward,
     *,
     tty: bool,
-    files: bool = True,
     folder: str = "",
     ours: Mapping[str, str] = os.environ,
     root: Path = Path("/"),
 ) -> Context:
-    """All that `wishes` ask for and this machine has.
-
-    `files`: whether files can be brought. `folder`: the repository whose git identity counts; default where we are.
-    """
+    """All that `wishes` ask for and this machine has. `folder`: the repository whose git identity counts, else here."""
     env: dict[str, str] = {}
     contents: dict[str, str] = {}
     remarks: tuple[str, ...] = ()
@@ -53,13 +49,13 @@ def gather(
         env["TZ"] = name
     if wishes.term and tty:
         env |= {name: ours[name] for name in _TERMINAL if ours.get(name)}
-    if wishes.ca and files and (bundle := certificates.bundle(ours, root)):
+    if wishes.ca and (bundle := certificates.bundle(ours, root)):
         path = certificates.guest_path(bundle)
         contents[path] = bundle
         env |= dict.fromkeys(certificates.VARIABLES, path)
     if wishes.git:
         env |= {name: ours[name] for name in git.VARIABLES if ours.get(name)}
-        if files and (identity := git.config(folder)):
+        if identity := git.config(folder):
             path = git.guest_path(identity)
             contents[path] = identity
             env[git.CONFIG] = path

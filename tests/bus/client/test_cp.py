@@ -255,6 +255,31 @@ def test_a_signal_in_the_midst_leaves_nothing(lab, tmp_path, there, signum):
     assert names(there) == []
 
 
+def test_a_signal_while_nobody_reads(lab, tmp_path):
+    large = tmp_path / "large"
+    with large.open("wb") as file:
+        file.truncate(1 << 30)
+    client = lab.spawn("vm", "cp", f"web:{large}", "-")
+    assert client.stdout.read(1000)
+    time.sleep(0.3)  # until the pipe is full
+    client.send_signal(signal.SIGINT)
+    assert client.wait(15) == 130
+    assert b"cannot copy all of web:" in client.stderr.read()
+    for stream in (client.stdin, client.stdout, client.stderr):
+        stream.close()
+
+
+def test_a_signal_while_nothing_comes(lab, there):
+    client = lab.spawn("vm", "cp", "-", f"web:{there}")
+    lab.wait_for("Exec", count=2)
+    time.sleep(0.3)
+    client.send_signal(signal.SIGINT)
+    assert client.wait(15) == 130
+    assert b"cannot copy all of it" in client.stderr.read()
+    for stream in (client.stdin, client.stdout, client.stderr):
+        stream.close()
+
+
 def test_a_reader_that_leaves(lab, tmp_path):
     large = tmp_path / "large"
     with large.open("wb") as file:
