@@ -19,7 +19,9 @@ def box(machine: Machine) -> Iterator[str]:
     alice.ok("vm", "delete", "box")
 
 
-LIST = r"find . -mindepth 1 -printf '%P %y %m %T@ %l %U\n' | sort; find . -type f | sort | xargs -d '\n' sha256sum"
+LIST = (
+    r"find . -mindepth 1 -printf '%P %y %m %T@ %l %U\n' | sort; find . -type f -exec sha256sum '{}' + | sort"
+)
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ real=$(readlink -f -- "$1") && cd -- "${real%/*}/" && exec tar -c $format -f - "
 # The same for `-`: under the name that was asked for.
 _PACK_NAMED = """\
 if tar --version 2>/dev/null | grep -q GNU; then format=--format=posix; fi
-cd -- "$1" && exec tar -c $format -f - "$2\""""
+cd -- "$1" && exec tar -c $format -f - -- "$2\""""
 
 UNPACK = ("sh", "-c", 'cd -- "$1" && exec tar -x -p -f -', "sh")
 UNPACK_FOREIGN = ("sh", "-c", 'cd -- "$1" && exec tar -x -o -f -', "sh")  # all of it as root's
@@ -52,7 +52,7 @@ def pack(path: str) -> Command:
 
 
 def pack_named(folder: str, name: str) -> Command:
-    return Command(("sh", "-c", _PACK_NAMED, "sh", folder, f"./{name}"))
+    return Command(("sh", "-c", _PACK_NAMED, "sh", folder, name))
 
 
 def kind(open_session: OpenSession, path: str) -> str:
@@ -109,11 +109,14 @@ def generous(announced: Limits) -> Limits:
 
 
 def check(done: transfer.Outcome, what: str) -> None:
-    """Raise Failure if the guest's command failed, with what it said last."""
+    """Raise Failure if the guest's command failed, with what it said first."""
     if done.status == 0:
         return
-    lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    why = lines[-1][:300] if lines else f"the command there ended with {done.status}"
+    # tar's last line only says that there are others.
+    lines = [
+        line.strip() for line in done.stderr.splitlines() if line.strip() and "Exiting with" not in line
+    ]
+    why = lines[0][:300] if lines else f"the command there ended with {done.status}"
     if done.status == 127:
         why = f"the image lacks a program: {why}"
     raise Failure("GuestFailed", what, why=why)

@@ -93,6 +93,15 @@ def test_every_byte_both_ways(lab):
     assert done.out == data
 
 
+@pytest.mark.timeout(120)
+def test_a_gigabyte_through_a_pipe_each_way(lab):
+    """Without loss, and without keeping more of it than is on the way."""
+    client = " ".join(lab.argv("vm", "exec", "web", "--", "cat"))
+    script = f"head -c 1G /dev/zero | (ulimit -v 1500000; exec {client}) | sha256sum"
+    done = subprocess.run(["sh", "-c", script], env=lab.env, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[0] == "49bc20df15e412a64472421e13fe86ff1c5165e18b2afccf160d4dc19fe68a14", done
+
+
 def test_stdout_to_a_file_at_its_offset(lab, tmp_path):
     target = tmp_path / "out"
     with target.open("wb") as file:
