@@ -35,7 +35,7 @@ def ssh(
     progress = output.progress(name)
     target = reach.find(service, name, progress.say)
     reach.let_in(service, target, key)
-    if target.listens and target.address:
+    if target.reachable:
         way = openssh.direct(target.name, target.address, reach.host_keys(service, target))
     else:
         reach.ask(service, target)  # says so if there is no sshd at all

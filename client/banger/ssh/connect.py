@@ -50,9 +50,9 @@ def _connect(host: str, port: int) -> int:
     service = Service()
     target = reach.find(service, name, render.note)
     reach.let_in(service, target, key)
-    connection = dial.dial(service, target, port, _carried, render.note)
-    connection.settimeout(None)  # blocking or not is the connection's own, and ssh's after us
-    dial.hand_over(connection)
+    with dial.dial(service, target, port, _carried, render.note) as connection:
+        connection.settimeout(None)  # it is the descriptor that blocks or not, and that is ssh's from now on
+        dial.hand_over(connection)
     return OK
 
 
