@@ -323,13 +323,12 @@ async def attempt(title, **how):
         print(title, "refused")
 
 async def main():
-    methods = await asyncssh.get_server_auth_methods(address, username="root", known_hosts=None, config=None)
+    methods = await asyncssh.get_server_auth_methods(address, username="root", config=None)
     print("methods", ",".join(methods))
     await attempt("none", preferred_auth="none")
     await attempt("password", password="open sesame", preferred_auth="password")
     await attempt("keyboard-interactive", password="open sesame", preferred_auth="keyboard-interactive")
     await attempt("hostbased", preferred_auth="hostbased", client_host_keys=[wrong], client_host="localhost")
-    await attempt("gssapi", preferred_auth="gssapi-with-mic", gss_host="localhost")
     await attempt("wrong-key", client_keys=[wrong])
     await attempt("other-user", username="daemon", client_keys=[right])
     await attempt("right-key", client_keys=[right])
@@ -348,7 +347,7 @@ def test_nothing_but_the_key_lets_anybody_in(owner: SshUser, address: str) -> No
         "methods publickey",
         *(
             f"{how} refused"
-            for how in ("none", "password", "keyboard-interactive", "hostbased", "gssapi", "wrong-key")
+            for how in ("none", "password", "keyboard-interactive", "hostbased", "wrong-key")
         ),
         "other-user refused",
         "right-key accepted",
