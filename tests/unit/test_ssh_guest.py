@@ -84,8 +84,8 @@ def test_a_full_disk_costs_no_key(tmp_path: Path) -> None:
     """What cannot be written whole is not put in the old file's place, and what was begun is removed."""
     add(tmp_path, OTHER)
     (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/sed").write_text("#!/bin/sh\necho half\nexit 4\n")
-    (tmp_path / "bin/sed").chmod(0o755)
+    (tmp_path / "bin/cat").write_text("#!/bin/sh\necho half\nexit 4\n")
+    (tmp_path / "bin/cat").chmod(0o755)
     done = add(tmp_path, KEY, PATH=f"{tmp_path}/bin:/usr/bin:/bin")
     assert done.returncode != 0
     assert (tmp_path / ".ssh/authorized_keys").read_text() == f"{OTHER}\n"

@@ -40,7 +40,10 @@ if [ -f authorized_keys ] && cut -d' ' -f1,2 authorized_keys | grep -qxF -- "$(e
 fi
 new=.authorized_keys.$$
 trap 'rm -f "$new"' EXIT
-if [ -f authorized_keys ]; then sed -e '$a\\' authorized_keys >"$new"; fi
+if [ -f authorized_keys ]; then
+    cat authorized_keys >"$new"
+    [ -z "$(tail -c 1 authorized_keys)" ] || echo >>"$new"
+fi
 printf '%s\\n' "$key" >>"$new"
 mv -f "$new" authorized_keys
 """
