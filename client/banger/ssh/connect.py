@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from banger import config, render, session
 from banger.errors import OK, Failure, UsageError
+from banger.interrupt import Interrupted
 from banger.service import Service
 from banger.ssh import dial, keys, openssh, reach, userfile
 
@@ -31,8 +32,11 @@ def run(argv: Sequence[str]) -> int:
             "`banger ssh-connect` is run by ssh", hint="`banger vm ssh NAME`, or `banger ssh-config`"
         )
     except Failure as exc:
-        render.failure(exc, json_wanted=False)
-        return exc.status
+        failure = exc
+    except Interrupted as exc:
+        failure = exc.failure
+    render.failure(failure, json_wanted=False)
+    return failure.status
 
 
 def _known_hosts(host: str) -> int:
@@ -62,18 +66,22 @@ def _carried(fd: int) -> socket.socket:
     os.set_inheritable(fd, True)  # noqa: FBT003 - it takes no keyword
     words = [*userfile.program(), "ssh-connect", "--carry", str(fd)]
     end = theirs.fileno()
-    # In a session of its own: neither Ctrl-C nor the terminal's end is for it, it ends with the connection.
-    os.posix_spawn(
-        words[0],
-        words,
-        os.environ,
-        file_actions=[
-            (os.POSIX_SPAWN_DUP2, end, 0),
-            (os.POSIX_SPAWN_DUP2, end, 1),
-            (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-        ],
-        setsid=True,
-    )
+    try:
+        # In a session of its own: neither Ctrl-C nor the terminal's end is for it, it ends with the connection.
+        os.posix_spawn(
+            words[0],
+            words,
+            os.environ,
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, end, 0),
+                (os.POSIX_SPAWN_DUP2, end, 1),
+                (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+            ],
+            setsid=True,
+        )
+    except OSError as exc:
+        why = os.strerror(exc.errno or 0)
+        raise Failure("Failed", f"cannot start {words[0]}", why=why, hint="install banger anew") from None
     theirs.close()
     os.close(fd)
     return ours

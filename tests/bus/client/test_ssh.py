@@ -124,6 +124,20 @@ def test_one_that_does_not_run_is_not_started(lab, ssh: Path, vm, state: str, co
     assert not ssh.exists()
 
 
+def test_one_that_is_starting_is_waited_for(lab, ssh: Path, vm) -> None:
+    lab.set(vms=[vm | {"state": "starting"}])
+    client = lab.spawn("vm", "ssh", "web", stdin=subprocess.DEVNULL)
+    try:
+        lab.wait_for("Describe", count=3)
+        assert not ssh.exists()
+        lab.set(vms=[vm])
+        _, err = client.communicate(timeout=15)
+    finally:
+        client.kill()
+        client.communicate()
+    assert (client.returncode, err.decode()) == (9, "waiting for 'web' to start…\n")
+
+
 def test_a_run_goes_on_without_a_key(lab) -> None:
     """A key that cannot be used is said; the VM works, and can be told a key later."""
     (lab.folder / ".config/banger").mkdir(parents=True, exist_ok=True)
