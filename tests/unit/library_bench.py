@@ -88,14 +88,18 @@ class Bench:
         return (await self.library.pull_image("debian-bookworm", report)).id
 
     def leftovers(self) -> list[str]:
-        """Files of builds, and processes with the ids of builds."""
+        """Files of builds, and processes with the ids of builds; not those of another library on this machine."""
         ids = range(worker.UID_FIRST, worker.UID_FIRST + worker.SLOTS * worker.UID_COUNT)
         found = [str(path) for path in (self.state / "work").iterdir()]
-        for status in Path("/proc").glob("[0-9]*/status"):
+        ours = str(self.state).encode()
+        for folder in Path("/proc").glob("[0-9]*"):
             try:
-                text = status.read_text()
+                text = (folder / "status").read_text()
+                if int(text.partition("Uid:\t")[2].split()[0]) not in ids:
+                    continue
+                named = (folder / "cmdline").read_bytes() + (folder / "environ").read_bytes()
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            if int(text.partition("Uid:\t")[2].split()[0]) in ids:
+            if ours in named:
                 found.append(text.splitlines()[0])
         return found

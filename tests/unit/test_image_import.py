@@ -172,7 +172,7 @@ async def test_a_stranger_gets_no_descriptor(bench: Bench) -> None:
     task = asyncio.create_task(
         bench.library.import_image(read, ORDER, lambda p: reading.set() if p.stage == "read" else None)
     )
-    while not (found := list((bench.state / "work").glob("*/build/handover"))) and not task.done():
+    while not (found := list((bench.state / "work").glob("*/code/handover"))) and not task.done():
         await asyncio.sleep(0)
     with socket.socket(socket.AF_UNIX) as channel:
         here = os.open(found[0].parent, os.O_PATH)

@@ -19,9 +19,9 @@ NAME = "handover"
 
 @asynccontextmanager
 async def handing_over(job: Job, source: int) -> AsyncIterator[None]:
-    """Meanwhile the first to connect to NAME in the worker's folder, with the worker's ids, gets `source`."""
+    """Meanwhile the first to connect to NAME in the job's code folder, with the worker's ids, gets `source`."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as listener:
-        folder = tree.open_folder(job.build)
+        folder = tree.open_folder(job.code)
         try:
             # By descriptor: the whole path may be too long for a socket's.
             listener.bind(f"/proc/self/fd/{folder}/{NAME}")

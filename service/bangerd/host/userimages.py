@@ -64,7 +64,7 @@ class UserImages:
         """Of what can be read from the descriptor `source`, which stays the caller's. Raises as pull() does."""
         self._check_room()
         async with self._workers.job("import") as job, handing_over(job, source):
-            arguments = ["--socket", NAME, "--dir", str(job.build)]
+            arguments = ["--socket", str(job.code / NAME), "--dir", str(job.build)]
             facts = await self._workers.run(job, "import_image", arguments, report)
             return await self._take(job, facts, order, report)
 

@@ -1,8 +1,8 @@
 """Makes an image of a file that a user handed over as a descriptor, which is read here and nowhere else.
 
-    python3 -m bangerd.workers.import_image --dir DIR --socket NAME
+    python3 -m bangerd.workers.import_image --dir DIR --socket PATH
 
-The descriptor comes over the Unix socket NAME of DIR. Leaves rootfs.squashfs in DIR; its result line is what the
+The descriptor comes over the Unix socket. Leaves rootfs.squashfs in DIR; its result line is what the
 image's configuration says, nothing much for a plain root file system.
 """
 
@@ -40,10 +40,13 @@ def make(options: argparse.Namespace, report: Reports) -> dict[str, object]:
     return content.config.facts(flatten.find_init(tree, content.config.command))
 
 
-def _receive(name: str) -> int:
+def _receive(path: Path) -> int:
+    folder = os.open(path.parent, os.O_PATH | os.O_CLOEXEC)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as channel:
-        channel.connect(name)
+        # By descriptor: the whole path may be too long for a socket's.
+        channel.connect(f"/proc/self/fd/{folder}/{path.name}")
         _, descriptors, _, _ = socket.recv_fds(channel, 1, 1)
+    os.close(folder)
     if not descriptors:
         raise WorkerError("failed", "no file was handed over")
     return descriptors[0]
@@ -81,7 +84,7 @@ def _next(source: int) -> bytes:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="make an image of a user's archive")
-    parser.add_argument("--socket", required=True, help="where the descriptor comes from")
+    parser.add_argument("--socket", type=Path, required=True, help="where the descriptor comes from")
     flatten.add_arguments(parser)
     options = parser.parse_args()
     return reports.run(lambda report: make(options, report))
