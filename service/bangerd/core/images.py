@@ -100,10 +100,10 @@ class Images:
         """Make an image of the caller's own of what is read from the descriptor `source`, which becomes ours, also
         when this raises: InvalidSpec, ImageExists, LimitReached, WrongState.
         """
+        owned = Owned(source)
         try:
             self._check_new(self._check_own_name(name), by)
             order = self._order(name, by)
-            owned = Owned(source)
 
             async def body(job: Job) -> None:
                 with owned:
@@ -113,9 +113,12 @@ class Images:
                     )
                 self._made(job, image)
 
-            return self._jobs.start("import", _own(by, name), by, body, shown=name)
+            async def undo() -> None:  # a job that is cancelled may not have begun
+                owned.close()
+
+            return self._jobs.start("import", _own(by, name), by, body, undo=undo, shown=name)
         except BaseException:
-            os.close(source)
+            owned.close()
             raise
 
     def _check_own_name(self, name: str) -> str:
@@ -204,15 +207,15 @@ class Images:
 
 
 class Owned:
-    """A descriptor that is closed when it is no longer needed, or with the last that knows of it."""
+    """A descriptor that is closed once, by whoever is the first to say so."""
 
     def __init__(self, descriptor: int) -> None:
-        self._close = weakref.finalize(self, os.close, descriptor)
+        self.close = weakref.finalize(self, os.close, descriptor)
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_how: object) -> None:
-        self._close()
+        self.close()
 
 
 def _own(by: Caller, name: str) -> str:
