@@ -50,6 +50,7 @@ class Wanted:
     ssh_keys: tuple[str, ...] = ()  # lines of .pub files
     labels: Mapping[str, str] = field(default_factory=dict)
     caches: Mapping[str, str] = field(default_factory=dict)  # path in the guest -> name
+    entrypoint: bool = True  # whether the command of an image without init runs
     by_config: frozenset[str] = frozenset()  # which of these the user's config said, not a flag
 
     def creation(self) -> dict[str, tuple[str, Any]]:
@@ -59,7 +60,8 @@ class Wanted:
             "labels": ("a{ss}", dict(self.labels)),
             "caches": ("a{ss}", dict(self.caches)),
         }
-        return self.options() | {key: (kind, value) for key, (kind, value) in more.items() if value}
+        given = self.options() | {key: (kind, value) for key, (kind, value) in more.items() if value}
+        return given if self.entrypoint else given | {"entrypoint": ("b", False)}
 
     def options(self) -> dict[str, tuple[str, Any]]:
         """ResolveSpec's options, which are the first of CreateVM's."""

@@ -4,6 +4,7 @@ import os
 import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,7 +46,8 @@ def run(
         raise UsageError(
             "--rm deletes the VM when we leave, and --detach leaves at once", hint="leave one of them away"
         )
-    planned, wanted = how.checked(command), spec.wanted()
+    # Many images' command is a shell or an interpreter, whose end would be the machine's.
+    planned, wanted = how.checked(command), replace(spec.wanted(), entrypoint=False)
     plan = _workspace(path, files, command, output)
     if files.dry_run:
         return OK

@@ -32,6 +32,7 @@ CREATE_OPTIONS = SPEC_OPTIONS | {
     "labels": "a{ss}",
     "caches": "a{ss}",
     "start": "b",
+    "entrypoint": "b",
     "ephemeral": "b",
     "lifeline": "h",
 }

@@ -75,6 +75,7 @@ class Creator:
             nat=request.nat,
             ssh_keys=request.ssh_keys,
             labels=dict(request.labels),
+            entrypoint=request.entrypoint,
             caches=dict(request.caches),
         )
 

@@ -63,8 +63,10 @@ class Launcher:
             authorized_keys=vm.spec.ssh_keys,
             files=_host_key(vm),
             init=image.init,
-            entrypoint=image.entrypoint,
+            entrypoint=image.entrypoint if vm.spec.entrypoint else (),
             env=image.env,
+            working_dir=image.working_dir,
+            user=image.user,
         ).encode()
 
     async def unit(self, vm: VM, lifeline: int | None) -> UnitSpec:

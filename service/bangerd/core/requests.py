@@ -24,6 +24,7 @@ class CreateRequest:
     caches: dict[str, str] = field(default_factory=dict)  # path in the guest -> name
     start: bool = True
     ephemeral: bool = False
+    entrypoint: bool = True  # run the image's command when it boots
 
 
 def check_request(request: CreateRequest) -> None:

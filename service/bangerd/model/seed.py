@@ -25,6 +25,8 @@ class Tag(IntEnum):
     ENTRYPOINT = 9
     ENV = 10
     SEARCH = 11
+    FOLDER = 12
+    USER = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,8 @@ class Seed:
     init: str = ""
     entrypoint: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+    working_dir: str = ""  # of the entrypoint
+    user: str = ""  # of the entrypoint
     search: tuple[str, ...] = field(default=("vm",))
 
     def _items(self) -> Iterable[tuple[Tag, bytes]]:
@@ -57,6 +61,10 @@ class Seed:
             yield Tag.INIT, self.init.encode()
         yield from ((Tag.ENTRYPOINT, text.encode()) for text in self.entrypoint)
         yield from ((Tag.ENV, text.encode()) for text in self.env)
+        if self.entrypoint and self.working_dir:
+            yield Tag.FOLDER, self.working_dir.encode()
+        if self.entrypoint and self.user:
+            yield Tag.USER, self.user.encode()
         yield from ((Tag.SEARCH, text.encode()) for text in self.search)
 
     def encode(self) -> bytes:

@@ -78,6 +78,7 @@ class VMSpec:
     nat: bool = True
     ssh_keys: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    entrypoint: bool = True  # whether the image's command is run when it boots
     caches: dict[str, str] = field(default_factory=dict)  # path in the guest -> name of the owner's cache
 
 

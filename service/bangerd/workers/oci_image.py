@@ -141,7 +141,7 @@ def read_config(document: dict[str, Any], layers: int, what: str) -> Config:
         created=_created(document.get("created")),
         command=command,
         env=env,
-        working_dir=_text(config, "WorkingDir", what),
+        working_dir=_absolute(_text(config, "WorkingDir", what)),
         user=_text(config, "User", what),
         labels=_labels(config.get("Labels")),
     )
@@ -178,6 +178,10 @@ def _text(config: dict[str, Any], key: str, what: str) -> str:
     if not isinstance(value, str) or not _plain(value) or len(value) > 4096:
         raise _bad(what, f"{key} that is no text")
     return value
+
+
+def _absolute(folder: str) -> str:
+    return f"/{folder.lstrip('/')}" if folder else ""
 
 
 def _plain(text: str) -> bool:

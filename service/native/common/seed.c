@@ -17,7 +17,9 @@ enum seed_tag {
     SEED_INIT,
     SEED_ENTRYPOINT,
     SEED_ENVIRONMENT,
-    SEED_SEARCH,
+    SEED_SEARCH, /* the last of those that are counted */
+    SEED_FOLDER,
+    SEED_USER,
 };
 
 enum { ITEM_HEADER = 6 };
@@ -76,6 +78,10 @@ static const char *check_item(uint16_t tag, const uint8_t *p, uint32_t n)
         return n > 5 && p[4] == '/' && memchr(p + 4, 0, n - 4) ? NULL : "a file's path is malformed";
     case SEED_INIT:
         return !n || (p[0] == '/' && is_line(p, n)) ? NULL : "init is not an absolute path";
+    case SEED_FOLDER:
+        return n && p[0] == '/' && !memchr(p, 0, n) ? NULL : "the entrypoint's folder is not an absolute path";
+    case SEED_USER:
+        return n && is_line(p, n) ? NULL : "the entrypoint's user is malformed";
     case SEED_ENTRYPOINT:
         return n && memchr(p, 0, n) ? "an entrypoint argument contains a NUL byte" : NULL;
     case SEED_ENVIRONMENT:
@@ -111,6 +117,10 @@ static void take_item(struct seed *s, uint16_t tag, const uint8_t *bytes, uint32
         s->address = text;
     } else if (tag == SEED_GATEWAY) {
         s->gateway = text;
+    } else if (tag == SEED_FOLDER) {
+        s->folder = text;
+    } else if (tag == SEED_USER) {
+        s->user = text;
     } else if (tag == SEED_INIT) {
         s->init = length ? text : NULL;
     } else if (tag == SEED_DISK) {

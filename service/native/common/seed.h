@@ -25,7 +25,7 @@ struct seed_file {
 };
 
 struct seed {
-    const char *hostname, *address, *gateway, *init; /* NULL: not given */
+    const char *hostname, *address, *gateway, *init, *folder, *user; /* NULL: not given */
     struct seed_list nameservers, keys, entrypoint, environment, search;
     struct seed_disk disks[SEED_DISKS];
     size_t disk_count;

@@ -192,13 +192,14 @@ static void exec_search(char **argv, char **env, struct start_error *e)
             missing && !strchr(name, '/') ? "not found in PATH" : strerror(reason));
 }
 
-_Noreturn void child_exec(char **argv, char **env)
+_Noreturn void child_exec(const struct exec_request *r, const struct user *u, char **env)
 {
     struct start_error e = {0};
     setsid();
     reset_process();
     (void)!chdir("/");
-    exec_search(argv, env, &e);
+    if (become(u, &e) && (!r->cwd || enter_folder(r, u, &e)))
+        exec_search(r->argv, env, &e);
     fprintf(stderr, "banger: %s\n", e.text);
     _exit(e.code);
 }

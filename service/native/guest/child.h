@@ -7,6 +7,7 @@
 
 #include "messages.h"
 #include "seed.h"
+#include "user.h"
 
 struct child {
     pid_t pid;
@@ -28,6 +29,6 @@ extern struct seed_list child_environment;
 /* Forks. False: `error` says why there is no process. */
 bool child_start(const struct exec_request *r, struct child *out, struct start_error *error);
 
-/* In a process just forked: becomes argv[0], looked up in the PATH of `env`, with the streams it has. On failure it
- * says why on stderr and ends. */
-_Noreturn void child_exec(char **argv, char **env);
+/* In a process just forked: becomes the program of `r`, as `u` and in its folder (/ if none is given), with the streams
+ * it has. On failure it says why on stderr and ends. */
+_Noreturn void child_exec(const struct exec_request *r, const struct user *u, char **env);

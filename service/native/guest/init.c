@@ -51,21 +51,23 @@ static void start_agent(const struct seed *seed)
 
 static void start_entrypoint(const struct seed *seed)
 {
-    struct user root;
-    struct exec_request request = {.argv = (char **)(uintptr_t)seed->entrypoint.items,
-                                   .env = (char *[]){NULL}};
-    if (!seed->entrypoint.count || !user_find("root", &root))
+    struct user user;
+    struct exec_request request = {
+        .argv = (char **)(uintptr_t)seed->entrypoint.items, .env = (char *[]){NULL}, .cwd = seed->folder};
+    if (!seed->entrypoint.count)
         return;
-    char **env = environment_make(&request, &root, &seed->environment);
+    if (!user_find(seed->user ? seed->user : "root", &user))
+        boot_fail(seed->user, "no such user to run the image's command");
+    char **env = environment_make(&request, &user, &seed->environment);
     entrypoint = fork();
     if (entrypoint == 0) {
         int null = open("/dev/null", O_RDONLY);
         if (null > 0)
             dup2(null, 0);
-        child_exec(request.argv, env);
+        child_exec(&request, &user, env);
     }
     free(env);
-    user_free(&root);
+    user_free(&user);
 }
 
 /* Is there a process besides PID 1, the agent, and the kernel's own? */

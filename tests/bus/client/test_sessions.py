@@ -19,7 +19,10 @@ def test_a_run_leaves_streams_apart_and_gives_the_status(lab):
     assert done.err.splitlines()[1:] == ["err"]
     assert lab.members() == ["ResolveSpec", "CreateVM", "Exec", "Delete", "lifeline closed"]
     create = lab.calls()[1]
-    assert create["body"] == ["", {"ephemeral": True, "lifeline": 0, "ssh_keys": lab.ssh_keys}]
+    assert create["body"] == [
+        "",
+        {"ephemeral": True, "lifeline": 0, "entrypoint": False, "ssh_keys": lab.ssh_keys},
+    ]
     assert create["fds"] == 1
 
 
