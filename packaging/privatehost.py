@@ -92,6 +92,7 @@ class Layout:
     policy: Path = TOP / "polkit/com.thaloco.banger1.policy"
     bus_policy: Path = TOP / "packaging/dbus/com.thaloco.Banger1.conf"
     config: str = ""  # text of banger.toml
+    rules: str = ""  # further polkit rules
     within: tuple[str, ...] = ()
 
     @property
@@ -197,6 +198,7 @@ class PrivateHost:
         (runtime / "start-polkitd").write_text(f"{shlex.join(command)}\n")
         for policy in (layout.policy, Path("/usr/share/polkit-1/actions/org.freedesktop.policykit.policy")):
             shutil.copy(policy, runtime / "actions")
+        (runtime / "rules.d/40-further.rules").write_text(layout.rules)
         for user in layout.users:
             (runtime / "rules.d" / f"50-banger-{user}.rules").write_text(RULE.format(user=user))
 

@@ -70,7 +70,7 @@ class Netns:
 class Machine:
     """A private host in its own namespace, with the images and kernels of a library folder."""
 
-    def __init__(self, name: str, folder: Path, library: Path, config: str = "") -> None:
+    def __init__(self, name: str, folder: Path, library: Path, config: str = "", rules: str = "") -> None:
         """`library` has images and kernels; if it is on another file system than `folder`, they are mounted there."""
         self.netns = Netns(name)
         self.folder = folder
@@ -89,6 +89,7 @@ class Machine:
             users=(ALICE, BOB),
             # Uids of its own: everything at a VM's uid is killed when the VM ends, on all of this kernel.
             config=f"uid_first = {600_000_000 + os.getpid() % 100_000 * 1000}\n{config}",
+            rules=rules,
             within=self.netns.within,
         )
         self.host = PrivateHost(self.layout)

@@ -200,6 +200,13 @@ class Service:
                 return "oo", [f"{ROOT}/vm/{body[0] or 'keen_otter'}", *self.begin(msg, "create")[1]]
             case "PullImage":
                 return self.begin(msg, "pull")
+            case "ImportImage":
+                with os.fdopen(msg.unix_fds[0], "rb") as archive:
+                    note(
+                        scenario["calls"],
+                        {"member": "read", "path": "", "body": [archive.read(100).decode()]},
+                    )
+                return self.begin(msg, "import")
             case "ListImages":
                 extra = {
                     "id": "0123456789ab",
@@ -208,7 +215,8 @@ class Service:
                     "created_at": 1,
                     "owner": 0,
                 }
-                return "aa{sv}", [[variants({"name": name, **extra}) for name in scenario.get("images", ())]]
+                rows = [{"name": name, **extra} for name in scenario.get("images", ())]
+                return "aa{sv}", [[variants(row) for row in [*rows, *scenario.get("own_images", ())]]]
             case "ListKernels":
                 record = {
                     "name": "debian",
