@@ -37,6 +37,7 @@ class Call:
     fds: tuple[int, ...] = ()
     timeout_s: float = CALL_TIMEOUT_S
     start_service: bool = True
+    prompt: bool = True  # whether a person may be asked to consent
 
     @property
     def shown(self) -> str:
@@ -83,9 +84,9 @@ class Bus:
     def call(self, call: Call) -> Reply:
         """Call and wait. Ctrl-C ends the process meanwhile: for long work there is `start`."""
         try:
-            return self._call(call, interactive=bool(self._may_prompt))
+            return self._call(call, interactive=call.prompt and bool(self._may_prompt))
         except BusError as exc:
-            if not self._prompt_helps(exc):
+            if not call.prompt or not self._prompt_helps(exc):
                 raise
         return self._call(call, interactive=True)
 

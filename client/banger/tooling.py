@@ -180,7 +180,7 @@ def status(service: Service, vm: str) -> tuple[Bootstrap, ...]:
     """What the guest of a VM that runs says of its bootstraps; nothing when it does not answer within two seconds."""
     answer = bytearray()
     try:
-        _ask(service.open_session(vm), answer)
+        _ask(service.open_side_session(vm, _PATIENCE_S), answer)
     except Failure:
         return ()
     return tuple(parse(bytes(answer)))
