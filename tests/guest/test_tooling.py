@@ -168,7 +168,6 @@ def test_tools_come_while_the_command_runs(tools: Tools) -> None:
     where = ("vm", "exec", "tools", "--workdir", "/root/repo", "--")
     for command in (("hello", "you"), ("bash", "-lc", "hello you"), ("env", "hello", "you")):
         assert user.ok(*where, *command) == "hello from a tool: you\n"
-    assert user.ok("vm", "ssh", "tools", "--", "cd repo && hello you") == "hello from a tool: you\n"
 
 
 def test_a_failure_is_the_bootstraps_alone(tools: Tools) -> None:
