@@ -14,7 +14,7 @@ from tests.guest.conftest import TOP
 from tests.guest.documents import commands, run
 from tests.guest.machine import Machine, User
 
-DOCUMENTS = ("README.md", "docs/advanced.md")
+DOCUMENTS = ("README.md", "docs/advanced.md", "docs/workspace.md")
 
 ELSEWHERE: dict[str, str] = {
     "git clone https://git.thaloco.com/thaloco/banger && cd banger": "needs the internet",

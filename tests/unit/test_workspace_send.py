@@ -3,12 +3,14 @@
 import os
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tests.unit.workspace_guest import Guest
 from tests.unit.workspace_repos import Repos, contents, send
 
+from banger.config import settings
 from banger.errors import Failure
 from banger.workspace.options import Options
 
@@ -73,6 +75,20 @@ def test_one_can_commit_there(repos: Repos, guest: Guest):
     assert repos.git(there, "describe", "HEAD~1").strip() == "v1.0"
     repos.git(there, "fsck", "--strict")
     repos.git(there, "gc", "-q")
+
+
+def test_who_commits_there(repos: Repos, guest: Guest, monkeypatch: pytest.MonkeyPatch):
+    """The identity of this repository alone goes along with it, unless the user said no; one for all does not."""
+    repo = repos.make({"a": "1"})
+    repos.git(repo, "config", "user.email", 'al "work" ice@example.org')
+    send(repo, guest)
+    there = guest.home / "app/.git/config"
+    assert repos.git(repo, "config", "-f", str(there), "user.email") == 'al "work" ice@example.org\n'
+    assert "Alice" not in there.read_text()
+    off = replace(settings(), forward=replace(settings().forward, git=False))
+    monkeypatch.setattr("banger.config.settings", lambda: off)
+    send(repo, guest, replace=True)
+    assert "user" not in there.read_text()
 
 
 def test_git_there_need_not_read_the_files_to_see_that_they_are_the_same(repos: Repos, guest: Guest):

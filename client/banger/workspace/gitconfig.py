@@ -8,7 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 from banger.workspace.git import Git, split
 
-Settings = Mapping[str, str]  # as `git config --list` tells them; the last of a key counts
+# As `git config --list` tells them; the last of a key counts. Those of the repository alone are there as "own." too.
+Settings = Mapping[str, str]
 
 # How git reads and writes this repository's files. Nothing that names a program or a path of the host.
 _TAKEN = ("core.autocrlf", "core.eol", "core.sparsecheckout", "core.sparsecheckoutcone", "core.safecrlf")
@@ -18,9 +19,12 @@ _URL = re.compile(r"(remote|submodule)\.(.+)\.(url)", re.DOTALL)
 def read(git: Git) -> Settings:
     """The repository's settings, the user's and the machine's among them."""
     settings = {}
-    for record in split(git.run("config", "-z", "--list")):
-        key, _, value = record.partition(b"\n")
-        settings[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
+    records = iter(split(git.run("config", "-z", "--list", "--show-scope")))
+    for scope, record in zip(records, records, strict=True):
+        key, _, value = record.decode("utf-8", "surrogateescape").partition("\n")
+        settings[key] = value
+        if scope in (b"local", b"worktree"):
+            settings[f"own.{key}"] = value
     return settings
 
 
@@ -39,8 +43,11 @@ def ignored_by_the_user(settings: Settings) -> Path:
     return Path(folder) / "git/ignore"
 
 
-def guest(settings: Settings, object_format: str, branch: str, work_tree: str) -> bytes:
-    """The text of the guest's config; `work_tree` is relative to the git folder, "" for the folder beside it."""
+def guest(settings: Settings, object_format: str, branch: str, work_tree: str, *, identity: bool) -> bytes:
+    """The text of the guest's config; `work_tree` is relative to the git folder, "" for the folder beside it.
+
+    `identity`: with the name and address that the user has for this repository alone.
+    """
     lines = [
         "[core]",
         "repositoryformatversion = 1" if object_format != "sha1" else "repositoryformatversion = 0",
@@ -63,6 +70,9 @@ def guest(settings: Settings, object_format: str, branch: str, work_tree: str) -
             else:
                 lines.append("active = true")
     lines += _upstream(settings, branch)
+    own = {key: settings.get(f"own.user.{key}", "") for key in ("name", "email")}
+    if identity and any(own.values()):
+        lines += ["[user]", *(f"{key} = {_quoted(text)}" for key, text in own.items() if text)]
     text = "\n".join(line if line.startswith("[") else f"\t{line}" for line in lines) + "\n"
     return text.encode("utf-8", "surrogateescape")
 

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from banger import config
 from banger.errors import Failure
 from banger.workspace import gitconfig
 from banger.workspace.folder import Entry
@@ -89,7 +90,8 @@ class _Maker:
         self._write("HEAD", f"ref: refs/heads/{branch}\n" if branch else f"{self._head}\n")
         if parents:
             self._write("shallow", f"{self._head}\n")
-        text = gitconfig.guest(settings, self._repo.object_format, branch, work_tree)
+        identity = config.settings().forward.git
+        text = gitconfig.guest(settings, self._repo.object_format, branch, work_tree, identity=identity)
         (self._out / "config").write_bytes(text)
         self._copy_info(settings)
         return Skeleton(self._out, self._files)
@@ -157,12 +159,12 @@ class _Maker:
                 found.add(oid.decode("ascii"))
         return found | _oids(self._git().run("ls-files", "-z", "--unmerged")) if conflicts else found
 
-    def _snapshot(self, head_tree: str, config: tuple[str, ...]) -> str:
+    def _snapshot(self, head_tree: str, plain: tuple[str, ...]) -> str:
         """A commit of all that is taken, as it is now: what later counts as changed in the guest differs from it.
 
         So it is made as the guest's git would: without programs (git-lfs), which also write into the repository.
         """
-        git = replace(self._git("index.snapshot", **_IDENTITY), config=config)
+        git = replace(self._git("index.snapshot", **_IDENTITY), config=plain)
         shutil.copy2(self._out / "index", self._out / "index.snapshot")
         paths = [*self._part.gone, *self._part.modules]
         paths += [
