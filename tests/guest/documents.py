@@ -2,7 +2,7 @@
 
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,15 +10,20 @@ from tests.guest.machine import User
 
 _BLOCK = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _MARK = "\x1e"
+_LEFT_OUT = "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A command of a document. `root` is one behind a `#`, `line` where it stands; `text` is without comment."""
+    """A command of a document. `root` is one behind a `#`, `line` where it stands, `text` without comment, `written` as
+    it is there, `output` what is shown below it."""
 
     text: str
     line: int
     root: bool
+    written: str
+    output: str
+    block: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,27 +34,33 @@ class Ran:
     status: int
     output: str
 
+    @property
+    def as_shown(self) -> bool:
+        """Whether it said what the document shows, if that shows anything."""
+        return not self.shown.output or bool(re.fullmatch(_pattern(self.shown.output), normal(self.output)))
+
 
 def commands(document: Path) -> list[Shown]:
     """Every `$ …` and `# …` line of its ```console blocks; a `\\` at the end goes on in the next line."""
     whole = document.read_text(encoding="utf-8")
     found = []
-    for block in _BLOCK.finditer(whole):
-        first = whole.count("\n", 0, block.start(1)) + 1
-        lines = iter(enumerate(block[1].splitlines(), first))
-        for number, line in lines:
-            if line[:2] not in ("$ ", "# "):
-                continue
-            text = line[2:]
-            while text.endswith("\\"):
-                text = text[:-1] + next(lines)[1].removeprefix("> ").lstrip()
-            found.append(Shown(_uncommented(text), number, root=line[0] == "#"))
+    for number, block in enumerate(_BLOCK.finditer(whole)):
+        line = whole.count("\n", 0, block.start(1)) + 1
+        # What stands above the first command belongs to none.
+        for part in re.split(r"^(?=[$#] )", block[1], flags=re.MULTILINE):
+            command = re.match(r"[$#] (?:[^\n]*\\\n)*[^\n]*\n", part)
+            if command is not None:
+                text = re.sub(r"\\\n(?:> )?\s*", "", command[0][2:].rstrip("\n"))
+                shown = part[command.end() :].strip("\n")
+                root = part[0] == "#"
+                found.append(Shown(_uncommented(text), line, root, command[0], shown, number))
+            line += part.count("\n")
     return found
 
 
 def _uncommented(text: str) -> str:
-    """`text` without the remark behind two spaces and a #; one within quotes is none."""
-    for match in re.finditer(r" {2,}# ", text):
+    """`text` without the remark behind a space and a #; one within quotes is none."""
+    for match in re.finditer(r" +# ", text):
         head = text[: match.start()]
         try:
             shlex.split(head)
@@ -59,13 +70,14 @@ def _uncommented(text: str) -> str:
     return text.rstrip()
 
 
-def run(user: User, shown: list[Shown], skipped: Collection[str], timeout_s: float) -> list[Ran]:
+def run(user: User, shown: Iterable[Shown], skipped: Collection[str], timeout_s: float) -> list[Ran]:
     """Have `user` type all but the `skipped`, one after the other, into one shell at home, whose input is empty."""
     wanted = [one for one in shown if one.text not in skipped]
-    script = ["cd", "exec 2>&1"]
+    script = ["cd", "exec 2>&1", "before=0"]
     for number, one in enumerate(wanted):
-        script += [f"printf '{_MARK}%s{_MARK}' {number}", f"eval {shlex.quote(one.text)} </dev/null"]
-        script += [f"printf '{_MARK}%s{_MARK}' $?"]
+        script += [f"printf '{_MARK}%s{_MARK}' {number}"]
+        script += [f"(exit $before)\neval {shlex.quote(one.text)} </dev/null\nbefore=$?"]
+        script += [f"printf '{_MARK}%s{_MARK}' $before"]
     file = user.home / ".commands"
     file.write_text("\n".join(script) + "\n")
     file.chmod(0o644)
@@ -77,3 +89,33 @@ def run(user: User, shown: list[Shown], skipped: Collection[str], timeout_s: flo
     ]
     assert len(ran) == len(wanted), f"the shell ended early: {done}"
     return ran
+
+
+def normal(output: str) -> str:
+    """`output` without what differs from run to run and from machine to machine: numbers, sizes, times, who decided a
+    size, and the lines that say how long a step took, which a fast machine does not show."""
+    lines = [line.rstrip() for line in output.splitlines() if not line.startswith("✓ ")]
+    text = "\n".join(line for line in lines if line)
+    text = re.sub(r"\b[0-9a-f]{7,}\b", "HEX", text)
+    text = re.sub(r"\d+(\.\d+)*", "N", text)
+    text = re.sub(r"\bN ([KMGT]i)?B\b", "SIZE", text)
+    text = re.sub(r"\bN (s|min|h|d)\b", "TIME", text)
+    text = re.sub(r"\((host|built-in)\)", "(WHO)", text)
+    return re.sub(r"[ \t]+", " ", text)
+
+
+def _pattern(output: str) -> str:
+    """What a run of it has to match; a line of … stands for any lines."""
+    return re.escape(normal(output)).replace(re.escape(_LEFT_OUT), r"(?:.*\n?)*?.*")
+
+
+def recorded(document: Path, ran: Iterable[Ran], blocks: Collection[int]) -> str:
+    """The document with what was said put below the commands of these blocks."""
+    text = document.read_text(encoding="utf-8")
+    for one in ran:
+        if one.shown.block in blocks:
+            before = one.shown.written + (f"{one.shown.output}\n" if one.shown.output else "")
+            assert text.count(before) == 1, f"{one.shown.written!r} stands in more than one place"
+            said = "\n".join(line.rstrip() for line in one.output.strip("\n").splitlines())
+            text = text.replace(before, one.shown.written + (f"{said}\n" if said else ""))
+    return text

@@ -4,6 +4,7 @@ A document that belongs here is added to DOCUMENTS. A command that cannot run he
 one that shall fail in STATUS. A command that is new is run, whatever it is: nothing is left out by itself.
 """
 
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,42 +12,45 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import TOP
-from tests.guest.documents import commands, run
-from tests.guest.machine import Machine, User
+from tests.guest.documents import Ran, Shown, commands, normal, run
+from tests.guest.machine import User
+from tests.guest.reader import prepare
 
 DOCUMENTS = ("README.md", "docs/advanced.md", "docs/workspace.md")
 
+OTHERS = {
+    "docs/config.md": "tests/bus/client/test_config.py and tests/guest/test_filesync.py do what it shows",
+    "docs/hacking.md": "for those who have a checkout, as root",
+    "docs/images.md": "needs registries: tests/unit/test_registry_pull.py, test_image_import.py and test_own_images.py",
+    "docs/running.md": "tests/guest/test_run_shapes.py and test_cp.py do what it shows",
+    "docs/ssh.md": "tests/guest/test_ssh.py does what it shows",
+    "docs/workspace.md": "tests/guest/test_workspace.py does what it shows",
+}
+"""Documents with commands that other tests run, and which."""
+
 ELSEWHERE: dict[str, str] = {
     "git clone https://git.thaloco.com/thaloco/banger && cd banger": "needs the internet",
-    "./packaging/demo": "root's; .ci/run is started on machines where it ran",
+    "./packaging/demo": "root's; CI starts on machines where it ran",
     "./tests/run": "is this",
-    "banger image pull debian-bookworm": "needs the internet",
-    "banger vm exec web -- sh -c 'apt-get update && apt-get install -y nginx'": "needs the internet",
+    "banger config edit": "an editor needs a terminal: tests/bus/client/test_config.py",
+    "banger image pull docker.io/library/alpine:3.20 --as alpine": "needs the internet: test_registry_pull.py",
+    "banger ssh-config --install": "ssh's config is below the home in passwd, where tests' users have none",
+    "banger ssh-config --uninstall": "the same; tests of ssh do both",
+    "banger vm run --rm --image alpine -- cat /etc/alpine-release": "has no image without it",
 }
 """Commands that this test does not run, and why."""
 
 STATUS: dict[str, int] = {
     "banger vm run --rm -- sh -c 'cat /etc/os-release; uname -r; exit 7'": 7,
+    "banger vm exec web -- sh -c 'git log --oneline; uname -r; exit 7'": 7,
 }
 """Exit statuses of commands that are to end with another one than 0."""
 
-REPOSITORY = """\
-git init -q -b main repo
-cd repo
-git config user.name Alice
-git config user.email alice@example.org
-printf 'test:\\n\\t@echo all tests passed\\n' > Makefile
-echo 'print("hello")' > hello.py
-git add .
-git commit -q -m 'First'
-"""
-
 
 @pytest.fixture
-def reader(machine: Machine, alice: User) -> Iterator[User]:
+def reader(alice: User) -> Iterator[User]:
     """A user with a git repository at ~/repo. Whatever VMs the document leaves are removed."""
-    made = alice.run("sh", "-ec", f"cd; {REPOSITORY}")
-    assert made.status == 0, made
+    prepare(alice)
     yield alice
     for vm in alice.json("vm", "list"):
         alice.ok("vm", "delete", vm["name"])
@@ -60,12 +64,29 @@ def test_commands_of(name: str, reader: User) -> None:
     assert shown, f"{name} shows no command"
     root = [one for one in shown if one.root and one.text not in ELSEWHERE]
     assert not root, f"commands of root cannot run here; give the reason in ELSEWHERE: {root}"
+    ran = run(reader, shown, ELSEWHERE, timeout_s=580)
     bad = [
         f"{name}:{one.shown.line}: `{one.shown.text}` ended with {one.status}:\n{one.output[-1500:]}"
-        for one in run(reader, shown, ELSEWHERE, timeout_s=580)
+        for one in ran
         if one.status != STATUS.get(one.shown.text, 0)
     ]
     assert not bad, "\n".join(bad)
+    other = [
+        f"{name}:{one.shown.line}: `{one.shown.text}` said\n{normal(one.output)}\nnot\n{normal(one.shown.output)}"
+        for one in ran
+        if not one.as_shown
+    ]
+    assert not other, "docs/record-session writes the README's session anew:\n" + "\n".join(other)
+
+
+def test_what_differs_between_runs_does_not_count() -> None:
+    here = "spec: 1 vCPU (built-in), 2.9 GiB memory (host)\n✓ VM: booting  3.1 s\nweb  running  172.16.0.3  4 s\n"
+    there = "spec: 4 vCPU (host), 512 MiB memory (host)\nweb      running  172.16.0.211  2 min\n"
+    assert normal(here) == normal(there)
+    assert normal(here) != normal(there.replace("running", "stopped"))
+    shown = Shown("x", 1, root=False, written="$ x\n", output="one\n…\nlast 5", block=0)
+    assert Ran(shown, 0, "one\ntwo\nthree\nlast 7\n").as_shown
+    assert not Ran(shown, 0, "one\ntwo\nthree\n").as_shown
 
 
 def test_no_exception_is_stale() -> None:
@@ -75,5 +96,17 @@ def test_no_exception_is_stale() -> None:
     assert STATUS.keys() <= shown, STATUS.keys() - shown
 
 
-def test_documents_are_found() -> None:
-    assert all(Path(TOP / name).is_file() for name in DOCUMENTS)
+def test_no_document_is_forgotten() -> None:
+    shown = {name for path in TOP.glob("docs/*.md") if commands(path) for name in [f"docs/{path.name}"]}
+    assert shown - {*DOCUMENTS} == OTHERS.keys()
+
+
+def test_the_readme_knows_all_documents() -> None:
+    text = (TOP / "README.md").read_text()
+    assert [path.name for path in TOP.glob("docs/*.md") if f"docs/{path.name}" not in text] == []
+
+
+@pytest.mark.parametrize("path", [TOP / "README.md", *TOP.glob("docs/*.md")], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", path.read_text())
+    assert [link for link in links if not (path.parent / link).exists()] == []
