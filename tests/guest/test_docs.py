@@ -24,7 +24,6 @@ OTHERS = {
     "docs/images.md": "needs registries: tests/unit/test_registry_pull.py, test_image_import.py and test_own_images.py",
     "docs/running.md": "tests/guest/test_run_shapes.py and test_cp.py do what it shows",
     "docs/ssh.md": "tests/guest/test_ssh.py does what it shows",
-    "docs/workspace.md": "tests/guest/test_workspace.py does what it shows",
 }
 """Documents with commands that other tests run, and which."""
 
