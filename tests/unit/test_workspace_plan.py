@@ -158,6 +158,17 @@ def test_submodules_come_along(repos: Repos):
     assert found.warnings == ("submodule empty is not checked out here: an empty folder",)
 
 
+def test_a_submodule_whose_git_folder_is_empty(repos: Repos):
+    """git would take the outer repository for it, without an end."""
+    inner = repos.make({"i": "inner"}, "inner")
+    outer = repos.make({"o": "outer"}, "outer")
+    repos.submodule(outer, inner, "lib")
+    (outer / "lib/.git").unlink()
+    (outer / "lib/.git").mkdir()
+    assert names(plan(outer, Options())) == [".gitmodules", "lib", "o"]
+    assert names(plan(outer, Options(from_ref="HEAD"))) == [".gitmodules", "lib", "o"]
+
+
 def test_a_plain_folder(repos: Repos, tmp_path: Path):
     folder = tmp_path / "plain"
     (folder / "sub/empty").mkdir(parents=True)
@@ -204,6 +215,7 @@ def test_no_program_of_the_repository_runs(repos: Repos, tmp_path: Path):
         (Options(branch="a..b"), "git takes no such name"),
         (Options(branch="-b"), "no such name is possible"),
         (Options(branch="x y"), "git takes no such name"),
+        (Options(branch="HEAD"), "git takes no such name"),
         (Options(from_ref="no-such"), "no such commit"),
         (Options(from_ref="-x"), "no such name is possible"),
         (Options(from_ref="HEAD:a"), "no such commit"),

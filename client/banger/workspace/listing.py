@@ -8,7 +8,7 @@ from pathlib import Path
 from banger.errors import Failure
 from banger.workspace.folder import DIRECTORY, FILE, LINK, Entry, Folder
 from banger.workspace.git import split
-from banger.workspace.repo import Repo, find
+from banger.workspace.repo import Repo, find_module
 
 _GITLINK = b"160000"
 _SYMLINK = b"120000"
@@ -67,9 +67,9 @@ def working_tree(
             walker.take(folder, b"? " + path)
     inner = (
         part
-        for path in walker.modules
+        for path, module in walker.modules.items()
         for part in working_tree(
-            find(repo.top / os.fsdecode(path)),
+            module,
             prefix + path + b"/",
             found,
             untracked=untracked,
@@ -85,11 +85,12 @@ class _Walk:
     """Turns git's list into what is there."""
 
     def __init__(self, repo: Repo, prefix: bytes, found: Findings) -> None:
+        self._repo = repo
         self._found = found
         self._prefix = prefix
         self._last = b""
         self.entries: list[Entry] = []
-        self.modules: list[bytes] = []
+        self.modules: dict[bytes, Repo] = {}
         self.gone: list[bytes] = []
         self._trust_mode = repo.git.ask("config", "--type=bool", "core.fileMode")[1] != b"false\n"
 
@@ -110,7 +111,7 @@ class _Walk:
         try:
             info = folder.stat(path)
             if mode == _GITLINK:
-                self._module(folder, path, info)
+                self._module(path, info)
             else:
                 self._file(folder, path, mode, info)
         except PermissionError:
@@ -118,19 +119,18 @@ class _Walk:
         except OSError:
             self.gone.append(path)  # deleted, or in a folder that is none any more: so git sees it, too
 
-    def _module(self, folder: Folder, path: bytes, info: os.stat_result) -> None:
+    def _module(self, path: bytes, info: os.stat_result) -> None:
         if not stat.S_ISDIR(info.st_mode):
             self.gone.append(path)
             return
-        try:
-            folder.stat(path + b"/.git")
-        except OSError:
+        inner = find_module(self._repo, path)
+        if inner is None:
             self.entries.append(Entry(path, DIRECTORY, 0o755, 0))
             self._found.warnings.append(
                 f"submodule {self._shown(path)} is not checked out here: an empty folder"
             )
         else:
-            self.modules.append(path)
+            self.modules[path] = inner
 
     def _file(self, folder: Folder, path: bytes, mode: bytes, info: os.stat_result) -> None:
         if stat.S_ISREG(info.st_mode):
@@ -186,11 +186,8 @@ def committed(repo: Repo, prefix: bytes, commit: str, found: Findings) -> tuple[
 
 
 def _committed_module(repo: Repo, prefix: bytes, path: bytes, oid: str, found: Findings) -> tuple[Part, ...]:
-    place = repo.top / os.fsdecode(path)
-    if not os.path.lexists(place / ".git"):
-        return ()
-    inner = find(place)
-    if inner.git.ask("cat-file", "-e", f"{oid}^{{commit}}")[0]:
+    inner = find_module(repo, path)
+    if inner is None or inner.git.ask("cat-file", "-e", f"{oid}^{{commit}}")[0]:
         return ()
     return committed(replace(inner, head=oid, branch=""), prefix + path + b"/", oid, found)
 

@@ -54,6 +54,15 @@ def find(path: Path) -> Repo:
     return _with_head(found)
 
 
+def find_module(outer: Repo, path: bytes) -> Repo | None:
+    """The submodule at `path` of `outer`; None if it is not checked out, or broken: then git would find `outer`."""
+    place = Path(os.path.realpath(outer.top / os.fsdecode(path)))
+    if not os.path.lexists(place / ".git"):
+        return None
+    found = find(place)
+    return found if found.top == place else None
+
+
 def _with_head(repo: Repo) -> Repo:
     git = repo.git
     status, out, _ = git.ask("symbolic-ref", "-q", "HEAD")
@@ -102,7 +111,7 @@ def commit_of(repo: Repo, ref: str) -> tuple[str, str]:
 
 def check_branch(repo: Repo, branch: str) -> None:
     """Raises UsageError for what is no possible name of a branch."""
-    if repo.git.ask("check-ref-format", f"refs/heads/{branch}")[0]:
+    if branch == "HEAD" or repo.git.ask("check-ref-format", f"refs/heads/{branch}")[0]:
         raise UsageError(
             f"--branch {branch[:80]!a}: git takes no such name",
             hint="`git help check-ref-format` has the rules",
