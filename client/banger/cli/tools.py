@@ -1,6 +1,7 @@
 """Tools that mise installs in a guest: whether they are wanted, and what `banger vm show` tells of them."""
 
 import os
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -61,7 +62,7 @@ def lines(bootstraps: tuple[Bootstrap, ...], vm: str) -> dict[str, str]:
 
 def _line(one: Bootstrap, vm: str) -> str:
     took = units.duration(max(0, one.ended - one.began))
-    why = f"`banger vm exec {vm} -- cat {one.log}` shows why"
+    why = f"`banger vm exec {vm} -- cat {shlex.quote(one.log)}` shows why"
     if one.state == "running":
         return f"running since {time.strftime('%H:%M:%S', time.localtime(one.began))}, log {one.log}"
     if one.state == "done":
