@@ -9,9 +9,9 @@ from banger.cli.help.shape import Command, Group
 WELCOME = """\
 banger: one-command development sandboxes on microVMs. Three things to try:
 
-  banger vm run                     a shell in a new VM; --rm deletes it when you leave
-  banger vm run --rm -- uname -a    one command in a throw-away VM, its exit status yours
-  banger vm list                    the VMs you have
+  banger vm run                        a shell in a new VM; --rm deletes it after
+  banger vm run ./repo -- make test    your repository there, and a command in it
+  banger vm list                       the VMs you have
 
 `banger --help` shows all commands, `banger doctor` whether this machine is fit."""
 

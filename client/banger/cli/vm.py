@@ -7,7 +7,6 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from banger import render, units
-from banger.cli.arrival import arrive
 from banger.cli.defaults import FILE_SYNC, pending
 from banger.cli.keys import with_keys
 from banger.cli.options import DEFAULTS, PEOPLE, MoreVMs, Output, Spec, VMName
@@ -146,6 +145,8 @@ def _each(verb: str, names: tuple[str, ...], output: Output) -> int:
             path = service.find_vm(name)
             service.change_vm(verb, name, output.progress(name), path=path)
             if verb in ("start", "restart"):
+                from banger.cli.arrival import arrive
+
                 arrive(service, path, name, output)
         except Failure as exc:
             if exc.status > 2 or len(names) == 1:

@@ -20,7 +20,7 @@ WIDE = {
 def test_banger_alone_tells_three_things_to_try(lab):
     said = lab.run().text
     assert re.findall(r"^  (banger .*?)  ", said, re.MULTILINE) == [
-        "banger vm run", "banger vm run --rm -- uname -a", "banger vm list",
+        "banger vm run", "banger vm run ./repo -- make test", "banger vm list",
     ]  # fmt: skip
     assert lab.calls() == []
 
