@@ -58,9 +58,9 @@ def mode(path: Path) -> int:
 def test_a_key_is_made_for_its_owner_alone(home: Path) -> None:
     key = keys.current(Settings())
     folder = home / ".local/state/banger/ssh"
-    assert key.path == folder / "id_ed25519"
-    assert (mode(folder), mode(key.path)) == (0o700, 0o600)
-    assert keygen("-y", "-f", key.path).split()[:2] == key.public.split()[:2]
+    assert key.private == folder / "id_ed25519"
+    assert (mode(folder), mode(key.private)) == (0o700, 0o600)
+    assert keygen("-y", "-f", key.private).split()[:2] == key.public.split()[:2]
     assert sorted(entry.name for entry in folder.iterdir()) == [
         "id_ed25519", "id_ed25519.pub", "identity", "identity.pub",
     ]  # fmt: skip
@@ -73,8 +73,8 @@ def test_umask_does_not_open_it(home: Path) -> None:
         key = keys.current(Settings())
     finally:
         os.umask(before)
-    assert mode(key.path) == 0o600
-    assert mode(key.path.parent) == 0o700
+    assert mode(key.private) == 0o600
+    assert mode(key.private.parent) == 0o700
     assert not mode(home / ".local/state") & 0o022
 
 
@@ -93,9 +93,9 @@ def test_clients_at_once_agree(home: Path) -> None:
 
 def test_the_public_half_comes_back(home: Path) -> None:
     key = keys.current(Settings())
-    key.path.with_suffix(".pub").unlink()
-    assert keys.identity(keys.current(Settings()).public) == keys.identity(key.public)
-    assert key.path.with_suffix(".pub").exists()
+    key.private.with_suffix(".pub").unlink()
+    assert keys.same(keys.current(Settings()).public) == keys.same(key.public)
+    assert key.private.with_suffix(".pub").exists()
 
 
 def test_what_a_crash_left_is_no_hindrance(home: Path) -> None:
@@ -119,9 +119,9 @@ def test_state_home_is_followed_if_absolute(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert keys.current(Settings()).path == tmp_path / "state/banger/ssh/id_ed25519"
+    assert keys.current(Settings()).private == tmp_path / "state/banger/ssh/id_ed25519"
     monkeypatch.setenv("XDG_STATE_HOME", "state")
-    assert keys.current(Settings()).path == home / ".local/state/banger/ssh/id_ed25519"
+    assert keys.current(Settings()).private == home / ".local/state/banger/ssh/id_ed25519"
 
 
 def test_a_home_that_cannot_be_written_is_said(home: Path) -> None:
@@ -141,7 +141,7 @@ def test_keys_of_all_kinds(home: Path, kind: tuple[str, ...]) -> None:
     link = keys.identity_link()
     assert (link.readlink(), link.with_suffix(".pub").readlink()) == (path, path.with_suffix(".pub"))
     path.with_suffix(".pub").unlink()
-    assert keys.identity(keys.current(Settings(ssh_key_path=path)).public) == keys.identity(key.public)
+    assert keys.same(keys.current(Settings(ssh_key_path=path)).public) == keys.same(key.public)
 
 
 def test_another_key_is_linked_from_then_on(home: Path) -> None:
@@ -153,7 +153,7 @@ def test_another_key_is_linked_from_then_on(home: Path) -> None:
 
 def test_an_encrypted_key_needs_its_public_file_alone(home: Path) -> None:
     path = made(home / "locked", passphrase="a secret")
-    assert keys.current(Settings(ssh_key_path=path)).path == path
+    assert keys.current(Settings(ssh_key_path=path)).private == path
     path.with_suffix(".pub").unlink()
     failure = refusal(path)
     assert failure.code == "NoPublicKey"
@@ -163,7 +163,7 @@ def test_an_encrypted_key_needs_its_public_file_alone(home: Path) -> None:
 
 def test_an_encrypted_key_of_the_old_format(home: Path) -> None:
     path = made(home / "old", "-t", "rsa", "-b", "2048", "-m", "PEM", passphrase="a secret")
-    assert keys.current(Settings(ssh_key_path=path)).path == path
+    assert keys.current(Settings(ssh_key_path=path)).private == path
     path.with_suffix(".pub").unlink()
     assert "encrypted" in refusal(path).why
 
@@ -173,7 +173,8 @@ def test_a_key_that_an_agent_alone_has(home: Path, suffix: str) -> None:
     path = made(home / "agent")
     path.unlink()
     key = keys.current(Settings(ssh_key_path=home / f"agent{suffix}"))
-    assert key.path == home / "agent.pub"
+    assert key.private == path
+    assert key.identity == keys.identity_link()
     link = keys.identity_link()
     # ssh takes the public half from beside the name it is given, and the agent for the rest.
     assert keygen("-l", "-f", link.with_suffix(".pub")) == keygen("-l", "-f", home / "agent.pub")
@@ -181,7 +182,7 @@ def test_a_key_that_an_agent_alone_has(home: Path, suffix: str) -> None:
 
 def test_a_path_to_the_public_file_means_the_key(home: Path) -> None:
     path = made(home / "mine")
-    assert keys.current(Settings(ssh_key_path=home / "mine.pub")).path == path
+    assert keys.current(Settings(ssh_key_path=home / "mine.pub")).private == path
 
 
 @pytest.mark.parametrize("bits", [0o640, 0o604, 0o660, 0o777])
@@ -192,7 +193,7 @@ def test_a_key_that_others_may_read_is_refused_as_ssh_does(home: Path, bits: int
     assert f"{bits:04o}" in failure.why
     assert failure.hint == f"chmod 600 '{path}'"
     subprocess.run(failure.hint, shell=True, check=True)
-    assert keys.current(Settings(ssh_key_path=path)).path == path
+    assert keys.current(Settings(ssh_key_path=path)).private == path
 
 
 @pytest.mark.root
@@ -201,7 +202,7 @@ def test_a_key_of_another_user(home: Path) -> None:
     path = made(home / "theirs")
     path.chmod(0o640)
     os.chown(path, 60_000, 60_000)
-    assert keys.current(Settings(ssh_key_path=path)).path == path
+    assert keys.current(Settings(ssh_key_path=path)).private == path
 
 
 def test_no_such_key(home: Path) -> None:

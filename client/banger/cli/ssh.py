@@ -41,7 +41,14 @@ def ssh(
         reach.ask(service, target)  # says so if there is no sshd at all
         way = openssh.asking(userfile.program())
     host = f"{target.name}{openssh.DOMAIN}"
-    argv = [program, *way, *flags, *openssh.login(key.path), host, *(["--", *command] if command else [])]
+    argv = [
+        program,
+        *way,
+        *flags,
+        *openssh.login(key.identity),
+        host,
+        *(["--", *command] if command else []),
+    ]
     _become(argv)
     return 0
 

@@ -33,10 +33,15 @@ _LARGEST = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """`path` is what ssh is told as the identity, `public` a line for authorized_keys: kind, base64, comment."""
+    """`private` may not be there: an agent has it then. `public` is a line as authorized_keys has them."""
 
-    path: Path
+    private: Path
     public: str
+
+    @property
+    def identity(self) -> Path:
+        """What ssh is told as the identity; it takes the public half from beside it, if that is all there is."""
+        return self.private if self.private.exists() else identity_link()
 
 
 def public_keys(settings: Settings) -> tuple[str, ...]:
@@ -48,13 +53,12 @@ def current(settings: Settings) -> Key:
     """The user's key, and a stable link to it for ssh's configuration. Raises Failure."""
     folder = own_folder()
     key = _configured(settings.ssh_key_path) if settings.ssh_key_path else _made(folder / "id_ed25519")
-    identity = identity_link()
-    public = key.path if key.path.suffix == ".pub" else _public_path(key.path)
-    wanted = {identity: key.path, _public_path(identity): public}
-    if any(not link.is_symlink() or link.readlink() != target for link, target in wanted.items()):
+    link = identity_link()
+    wanted = {link: key.private, _public_path(link): _public_path(key.private)}
+    if any(not at.is_symlink() or at.readlink() != target for at, target in wanted.items()):
         with place.locked(folder):
-            for link, target in wanted.items():
-                place.link(link, target)
+            for at, target in wanted.items():
+                place.link(at, target)
     return key
 
 
@@ -80,7 +84,7 @@ def own_folder() -> Path:
     return folder
 
 
-def identity(line: str) -> tuple[str, str]:
+def same(line: str) -> tuple[str, str]:
     """Kind and base64 of a line as authorized_keys and .pub files have them: what makes two lines the same key."""
     words = line.split()
     return (words[0], words[1]) if len(words) > 1 else (line, "")
@@ -109,7 +113,7 @@ def _configured(path: Path) -> Key:
         )
     if public is None:
         public = _derived(private)
-    return Key(private if about is not None else _public_path(private), public)
+    return Key(private, public)
 
 
 def _check_private(path: Path, about: os.stat_result) -> None:

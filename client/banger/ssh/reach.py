@@ -139,7 +139,7 @@ def _target(vm: str, record: Record) -> Target:
 
 def let_in(service: Service, target: Target, key: keys.Key) -> None:
     """See that the guest's root lets `key` in: one that was made with another key is told. Raises Failure."""
-    if keys.identity(key.public) in map(keys.identity, target.knows):
+    if keys.same(key.public) in map(keys.same, target.knows):
         return
     said = _run(service, target, _ADD_KEY, f"{key.public}\n".encode())
     if said is None:
