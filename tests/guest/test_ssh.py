@@ -211,7 +211,7 @@ def test_another_user_is_refused(machine: Machine, owner: SshUser, address: str,
         "-o",
         "StrictHostKeyChecking=no",
         "-o",
-        "UserKnownHostsFile=none",
+        "UserKnownHostsFile=/dev/null",
         "-o",
         "ConnectTimeout=5",
     )
@@ -360,7 +360,7 @@ def test_nothing_but_the_key_lets_anybody_in(owner: SshUser, address: str) -> No
         "-o",
         "StrictHostKeyChecking=no",
         "-o",
-        "UserKnownHostsFile=none",
+        "UserKnownHostsFile=/dev/null",
     )
     for method in ("password", "keyboard-interactive", "hostbased", "gssapi-with-mic", "none"):
         done = owner.run("ssh", *loose, "-o", f"PreferredAuthentications={method}", f"root@{address}")
