@@ -11,7 +11,7 @@ from banger.messages import Command
 _SCRIPT = r"""
 umask 077
 folder="${HOME:-/root}/.cache/banger"
-mkdir -p "$folder" || exit 125
+mkdir -p "$folder" 2>/dev/null || folder=${TMPDIR:-/tmp}
 log=$(mktemp "$folder/run-$(date +%Y%m%d-%H%M%S)-XXXXXX") || exit 125
 if ! command -v setsid >/dev/null; then echo 'the image has no setsid' >&2; exit 125; fi
 if [ -n "$1" ]; then

@@ -154,6 +154,13 @@ def test_a_detached_command_that_cannot_start(lab, home):
     assert list((folder / ".cache/banger").iterdir()) == []
 
 
+def test_a_detached_command_of_a_user_without_a_home(lab, tmp_path):
+    words = ["-e", "HOME=/proc/none", "-e", f"TMPDIR={tmp_path}", "--detach", "--json"]
+    done = lab.run("vm", "exec", "web", *words, "--", "true")
+    assert Path(done.json["log"]).parent == tmp_path
+    assert settled(Path(done.json["status_file"])) == "0\n"
+
+
 def test_a_detached_command_has_its_time_too(lab, home):
     env, _folder = home
     done = lab.run("vm", "exec", "web", *env, "-d", "--timeout", "1s", "--json", "--", "sleep", "60")
