@@ -115,7 +115,7 @@ def test_no_room_in_the_guest(alice: User, box: str) -> None:
 
 
 def test_ctrl_c_leaves_nothing_here(alice: User, box: str) -> None:
-    alice.ok("vm", "exec", box, "--", "sh", "-c", "mkdir -p /srv/l; head -c 400M /dev/zero >/srv/l/large")
+    alice.ok("vm", "exec", box, "--", "sh", "-c", "mkdir -p /srv/l; truncate -s 400M /srv/l/large")
     alice.run("sh", "-c", "rm -rf ~/into; mkdir ~/into")
     client = alice.popen("banger", "vm", "cp", f"{box}:/srv/l", f"{alice.home}/into", stderr=subprocess.PIPE)
     try:

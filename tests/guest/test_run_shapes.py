@@ -147,7 +147,7 @@ def test_a_workspace_and_a_shell_that_is_left(
 
 
 def test_ctrl_c_while_a_workspace_is_sent(alice: User, terminal: Callable[..., Terminal], repo: str) -> None:
-    alice.run("sh", "-c", "head -c 300M /dev/zero >~/repo/large; cd ~/repo; git add large")
+    alice.run("sh", "-c", "truncate -s 300M ~/repo/large; cd ~/repo; git add large")
     shell = terminal("banger", "vm", "run", "--rm", "--name", "brief", repo, "--", "true")
     shell.expect(r"repo .*[0-9.]+ MiB of", 120)
     shell.type("\x03")

@@ -116,7 +116,7 @@ def check(done: transfer.Outcome, what: str) -> None:
     lines = [
         line.strip() for line in done.stderr.splitlines() if line.strip() and "Exiting with" not in line
     ]
-    why = lines[0][:300] if lines else f"the command there ended with {done.status}"
+    why = "; ".join(lines[:3])[:300] if lines else f"the command there ended with {done.status}"
     if done.status == 127:
         why = f"the image lacks a program: {why}"
     raise Failure("GuestFailed", what, why=why)
