@@ -13,9 +13,8 @@ import pytest
 from tests.guest.machine import ALICE, Machine, Terminal, User
 
 MIB = 1024 * 1024
-LARGE = (
-    32  # MiB; where nothing but QEMU emulates the guest, some 10 a second. tests/bus/client moves a gigabyte
-)
+# MiB. Where QEMU emulates the guest it is some 10 a second; tests/bus/client moves gigabytes.
+LARGE = 16
 
 
 @pytest.fixture(scope="module")
