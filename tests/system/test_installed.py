@@ -50,6 +50,14 @@ def test_a_first_command(installed: Machine) -> None:
     assert re.search(r"^6\.1\.[0-9-]+-cloud-amd64$", out, re.MULTILINE)
 
 
+def test_manual_pages_and_completion_are_installed(installed: Machine) -> None:
+    pages = "man1/banger.1 man1/banger-vm.1 man5/banger.toml.5 man5/com.thaloco.Banger1.5 man8/bangerd.8"
+    installed.sh(f"cd /usr/local/share/man; for page in {pages}; do test -s $page || exit 1; done")
+    installed.sh("bash -n /usr/local/share/bash-completion/completions/banger")
+    installed.sh("test -s /usr/local/share/zsh/site-functions/_banger")
+    installed.sh("test -s /usr/share/fish/vendor_completions.d/banger.fish")
+
+
 def test_the_first_call_starts_the_service(installed: Machine) -> None:
     installed.run("systemctl", "stop", "banger.service")
     assert show(installed, "banger.service", "ActiveState") == {"ActiveState": "inactive"}

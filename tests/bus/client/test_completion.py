@@ -1,13 +1,14 @@
 """Completion in the shells that people have: each in a terminal, with a person who presses TAB and then Enter."""
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.bus.client.conftest import Lab, Terminal, private_bus
+from tests.bus.client.conftest import TOP, Lab, Terminal, private_bus
 
 SHELLS = ("bash", "zsh", "fish")
 START = {
@@ -237,3 +238,25 @@ def test_it_does_not_depend_on_the_config(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "banger").mkdir()
     (tmp_path / "banger/config.toml").write_text("this is no TOML")
     assert ask(lab, "vm", "show", "d", XDG_CONFIG_HOME=str(tmp_path), HOME=str(tmp_path)) == ["db"]
+
+
+@pytest.mark.needs(*SHELLS)
+@pytest.mark.parametrize("prefix", ["/usr", "/usr/local"])
+def test_make_install_puts_the_scripts_where_this_systems_shells_look(prefix: str) -> None:
+    def said(*argv: str) -> list[str]:
+        env = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent"}
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, env=env)
+        return done.stdout.splitlines()
+
+    install = (TOP / "packaging/install").read_text()
+    functions = re.findall(
+        r"^(?:family|zsh_dir|bash_dir)\(\) \{\n.*?^\}\n", install, re.MULTILINE | re.DOTALL
+    )
+    assert len(functions) == 3
+    zsh, bash = said("bash", "-c", f"prefix={prefix}\n{''.join(functions)}zsh_dir; bash_dir")
+    assert zsh in said("zsh", "-fc", "print -l $fpath")
+    loader = Path("/usr/share/bash-completion/bash_completion").read_text()
+    assert "${XDG_DATA_DIRS:-/usr/local/share:/usr/share}" in loader
+    assert bash in ("/usr/local/share/bash-completion/completions", "/usr/share/bash-completion/completions")
+    (fish,) = re.findall(r'banger\.fish" (\S+)/banger\.fish$', install, re.MULTILINE)
+    assert fish in said("fish", "-c", "printf '%s\\n' $fish_complete_path")
