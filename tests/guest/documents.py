@@ -4,6 +4,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from tests.guest.machine import User
@@ -109,13 +110,15 @@ def _pattern(output: str) -> str:
     return re.escape(normal(output)).replace(re.escape(_LEFT_OUT), r"(?:.*\n?)*?.*")
 
 
-def recorded(document: Path, ran: Iterable[Ran], blocks: Collection[int]) -> str:
-    """The document with what was said put below the commands of these blocks."""
-    text = document.read_text(encoding="utf-8")
+def recorded(document: Path, ran: Iterable[Ran]) -> str:
+    """The document with what was said put below the commands of the blocks that `ran` is of, whole ones."""
+    blocks: dict[int, str] = {}
     for one in ran:
-        if one.shown.block in blocks:
-            before = one.shown.written + (f"{one.shown.output}\n" if one.shown.output else "")
-            assert text.count(before) == 1, f"{one.shown.written!r} stands in more than one place"
-            said = "\n".join(line.rstrip() for line in one.output.strip("\n").splitlines())
-            text = text.replace(before, one.shown.written + (f"{said}\n" if said else ""))
-    return text
+        said = "".join(f"{line.rstrip()}\n" for line in one.output.strip("\n").splitlines())
+        blocks[one.shown.block] = blocks.get(one.shown.block, "") + one.shown.written + said
+    numbers = count()
+
+    def anew(block: re.Match[str]) -> str:
+        return f"```console\n{blocks.get(next(numbers), block[1])}```"
+
+    return _BLOCK.sub(anew, document.read_text(encoding="utf-8"))

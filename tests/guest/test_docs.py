@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.guest.conftest import TOP
-from tests.guest.documents import Ran, Shown, commands, normal, run
+from tests.guest.documents import Ran, Shown, commands, normal, recorded, run
 from tests.guest.machine import User
 from tests.guest.reader import prepare
 
@@ -86,6 +86,15 @@ def test_what_differs_between_runs_does_not_count() -> None:
     shown = Shown("x", 1, root=False, written="$ x\n", output="one\n…\nlast 5", block=0)
     assert Ran(shown, 0, "one\ntwo\nthree\nlast 7\n").as_shown
     assert not Ran(shown, 0, "one\ntwo\nthree\n").as_shown
+
+
+def test_what_was_said_is_put_below_its_command(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("```console\n$ a\n$ b  # remark\nold\n```\n\n```console\n$ a\nstays\n```\n")
+    first = [one for one in commands(page) if one.block == 0]
+    ran = [Ran(one, 0, f"said of {one.text} \n\nmore\n") for one in first]
+    told = "```console\n$ a\nsaid of a\n\nmore\n$ b  # remark\nsaid of b\n\nmore\n```\n\n```console\n$ a\nstays\n```\n"
+    assert recorded(page, ran) == told
 
 
 def test_no_exception_is_stale() -> None:
