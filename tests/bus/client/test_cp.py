@@ -238,6 +238,16 @@ def test_no_room(lab, tmp_path, there):
     assert names(there) == []
 
 
+def test_a_write_that_fails_leaves_nothing(lab, here, there):
+    argv = " ".join(lab.argv("vm", "cp", f"web:{here}", str(there)))
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -f 100; exec {argv}"], env=lab.env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert f"cannot write in {there}: File too large" in done.stderr
+    assert names(there) == []
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_the_midst_leaves_nothing(lab, tmp_path, there, signum):
     large = tmp_path / "large"
