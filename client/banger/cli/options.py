@@ -136,6 +136,7 @@ class Files:
         str,
         Parameter(
             name="--from",
+            metavar="REF",
             allow_leading_hyphen=True,
             completer=complete.branch,
             help="Take the files of this commit, not yours.",
