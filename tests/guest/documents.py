@@ -107,7 +107,7 @@ def normal(output: str) -> str:
 
 def _pattern(output: str) -> str:
     """What a run of it has to match; a line of … stands for any lines."""
-    return re.escape(normal(output)).replace(re.escape(_LEFT_OUT), r"(?:.*\n?)*?.*")
+    return re.escape(normal(output)).replace(re.escape(_LEFT_OUT), "(?s:.*?)")
 
 
 def recorded(document: Path, ran: Iterable[Ran]) -> str:
