@@ -58,6 +58,12 @@ def left_here(machine: Machine) -> list[Path]:
     return [*Path("/tmp").glob("banger-workspace-*"), *Path("/tmp").glob("banger-export-*")]
 
 
+def fill(owner: User, repo: Path) -> None:
+    """30 MB more, in 300 files."""
+    script = f"cd {repo}; mkdir many; cd many; for i in $(seq 300); do head -c 99999 /dev/urandom >$i; done; git add ."
+    assert owner.run("sh", "-c", script).status == 0
+
+
 def test_there_and_back(owner: User, repo: Path, machine: Machine) -> None:
     """The same files and the same status there; commits and a patch come back; nothing of ours changes."""
     listed = owner.ok("vm", "workspace", "prepare", VM, str(repo), "--dry-run").splitlines()
@@ -115,8 +121,7 @@ def test_refusals(owner: User, repo: Path, machine: Machine) -> None:
 def test_a_full_disk_and_ctrl_c_leave_nothing(
     owner: User, repo: Path, machine: Machine, terminal: Callable[..., Terminal]
 ) -> None:
-    script = f"cd {repo}; mkdir many; cd many; for i in $(seq 300); do head -c 99999 /dev/urandom >$i; done; git add ."
-    assert owner.run("sh", "-c", script).status == 0
+    fill(owner, repo)
     inside(
         owner,
         "/",
@@ -142,3 +147,18 @@ def test_run_takes_a_repository_along(owner: User, repo: Path) -> None:
     )
     assert done.status == 5, done
     assert done.out.splitlines() == [f"/root/{repo.name}/src", " M ../changed", "A  ../staged"]
+
+
+def test_the_vm_goes_away_meanwhile(
+    owner: User, repo: Path, machine: Machine, terminal: Callable[..., Terminal]
+) -> None:
+    """The last one here: the VM does not run after it."""
+    fill(owner, repo)
+    shell = terminal("banger", "vm", "workspace", "prepare", VM, str(repo))
+    shell.expect(r"copying 307 files")
+    owner.ok("vm", "kill", VM)
+    shell.expect("was not copied: the guest went away")
+    assert shell.wait() == 1, shell.seen
+    off = owner.banger("vm", "workspace", "export", VM, str(repo))
+    assert (off.status, "next:" in off.err or "start" in off.err) == (1, True), off
+    assert left_here(machine) == []
