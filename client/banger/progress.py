@@ -20,7 +20,7 @@ class Progress:
         self._err = err or sys.stderr
         self._quiet = quiet
         self.live = not quiet and fancy(self._err)
-        self._title = title
+        self._title = safe(title)
         self._began = self._stage_began = time.monotonic()
         self._stage = ""
         self._detail = ""

@@ -30,8 +30,8 @@ _UNBOUNDED = 1 << 16
 _NARROWEST = 7  # of a column that had to give way: "running"
 
 # Everything that moves a cursor, rings or hides: C0 (but tab and newline), DEL, C1, and the bidirectional
-# controls that make a line read as what it is not.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+# controls that make a line read as what it is not. Also bytes of names that are no text: not every stream takes them.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def safe(text: object) -> str:
@@ -90,17 +90,18 @@ def _cut(text: str, width: int) -> str:
 def sections(groups: Mapping[str, Mapping[str, str]], *, out: TextIO | None = None) -> None:
     """Print titled groups of `key  value` lines; empty groups are left out."""
     out = out or sys.stdout
-    keys = [key for group in groups.values() for key in group]
-    width = max((len(key) for key in keys), default=0)
+    shown = {
+        safe(title): [(safe(key), safe(value)) for key, value in group.items()]
+        for title, group in groups.items()
+        if group
+    }
+    width = max((len(key) for lines in shown.values() for key, _ in lines), default=0)
     first = True
-    for title, group in groups.items():
-        if not group:
-            continue
+    for title, lines in shown.items():
         print(("" if first else "\n") + paint(title, BOLD, out), file=out)
         first = False
-        for key, value in group.items():
-            shown = safe(value)
-            print(f"  {key.ljust(width)}  {paint(shown, STATE_STYLES.get(shown, ''), out)}", file=out)
+        for key, value in lines:
+            print(f"  {key.ljust(width)}  {paint(value, STATE_STYLES.get(value, ''), out)}", file=out)
 
 
 def as_json(value: object, *, pretty: bool = True) -> None:

@@ -133,6 +133,13 @@ def test_tables_line_up_and_are_safe():
     assert out.getvalue() == "NAME          X\na             1\nlonger\\u202e  2 3\n"
 
 
+def test_a_name_that_is_no_text_can_be_shown_on_any_stream():
+    out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
+    render.sections({"tooling": {"a\udcff": "log /root/a\udcff.log"}}, out=out)
+    out.flush()
+    assert out.buffer.getvalue() == b"tooling\n  a\\udcff  log /root/a\\udcff.log\n"
+
+
 def feed(data: bytes, *, colours: bool = True, size: int = 7) -> str:
     shown = LogFilter(colours=colours)
     return "".join(shown.feed(data[at : at + size]) for at in range(0, len(data), size)) + shown.end()
@@ -192,6 +199,17 @@ def test_progress_draws_a_bar_and_then_leaves_no_trace_of_short_work(monkeypatch
     assert "\\x1b[2J" in drawn
     shown.close(done=True)
     assert err.getvalue().endswith("\r\x1b[K")
+
+
+def test_the_name_of_a_folder_does_not_act_on_the_terminal(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    err = FakeTerminal()
+    shown = Progress("repo\x1b]0;title\x07", err=err)
+    shown.update({"stage": "copying"})
+    shown.close(done=True)
+    assert "repo\\x1b]0;title\\x07" in err.getvalue()
+    assert "\x1b]0" not in err.getvalue()
 
 
 def test_quiet_progress_says_nothing():

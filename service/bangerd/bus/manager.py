@@ -169,8 +169,6 @@ class Manager(Interface):
                 names = [one.name for one in self.core.images.kernels()]
             case "cache":
                 names = [one.name for one in self.core.vms.caches.all() if one.owner_uid == call.uid]
-            case "cache":
-                names = [one.name for one in self.core.vms.caches.all() if one.owner_uid == call.uid]
             case _:
                 raise InvalidSpec(f"ListNames knows no {kind[:64]!a}; there are {', '.join(NAME_LISTS)}")
         return sorted({name for name in names if name.startswith(prefix)})
