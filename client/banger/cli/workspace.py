@@ -130,6 +130,7 @@ def show(found: Plan, output: Output) -> None:
     for entry in found.files:
         print(_line(entry.name) + ("/" if entry.kind == b"5" else ""))
     if not output.quiet:
+        sys.stdout.flush()  # the list first, also where both go into one pipe
         files = "1 file" if found.count == 1 else f"{found.count:,} files"
         render.note(f"{files}, {units.size(found.total_bytes)}, to {found.guest_path}")
 
