@@ -131,5 +131,6 @@ def failure(error: Failure, *, json_wanted: bool) -> None:
 
 
 def note(text: str) -> None:
-    """A line for people beside the result, on standard error."""
+    """A line for people beside the result, on standard error; after what was printed before, where both are one."""
+    sys.stdout.flush()
     print(safe(text), file=sys.stderr)
