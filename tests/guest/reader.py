@@ -11,7 +11,7 @@ cd repo
 printf 'test:\\n\\t@echo all tests passed\\n' > Makefile
 echo 'print("hello")' > hello.py
 git add .
-git commit -q -m First
+git commit -q -m 'A first version'
 """
 
 
