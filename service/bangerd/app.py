@@ -25,12 +25,12 @@ from bangerd.core.images import Images
 from bangerd.core.jobs import Jobs
 from bangerd.core.ports import Supervisor
 from bangerd.core.vms import VMs
+from bangerd.host import drivers
 from bangerd.host.caches import CacheFiles
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import HostFacts
 from bangerd.host.library import ImageLibrary
 from bangerd.host.network import HostNetwork
-from bangerd.host.qemu import Qemu, find_qemu
 from bangerd.host.shims import ShimClients
 from bangerd.host.supervisor import ProcessSupervisor
 from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
@@ -168,7 +168,7 @@ async def serve(options: Options) -> None:
         supervisor=supervisor,
         shims=shims,
         library=library,
-        vmm=Qemu(find_qemu(config.qemu_bin), disks, kvm=host.kvm()[0]),
+        vmm=await drivers.choose(config, disks, host.kvm),
         shim=options.libexec_dir / "banger-shim",
         hook=hook_from(os.environ),
     )

@@ -124,6 +124,8 @@ class FakeDisks:
         self._world.effect("remove_disk", vm.sid)
         self._world.disks.discard(vm.sid)
 
+    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes]]) -> None: ...
+
     async def ensure_run_dir(self, vm: VM, seed: bytes) -> None:
         self._world.effect("ensure_run_dir", vm.sid)
         self._world.run_dirs[vm.sid] = seed
@@ -207,6 +209,9 @@ class FakeLibrary:
 
     def image_path(self, image: Image) -> Path:
         return Path("/fake/images") / image.id / "rootfs.squashfs"
+
+    def elf_path(self, kernel: Kernel) -> Path:
+        return Path("/fake/kernels", kernel.id, "vmlinux")
 
     def kernel_paths(self, kernel: Kernel) -> tuple[Path, Path, Path]:
         folder = Path("/fake/kernels") / kernel.id
@@ -330,6 +335,7 @@ class FakeVMM:
     name = "fake"
     accelerator = "kvm"
     capabilities = frozenset({"pause"})
+    reason = "it is the only one"
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -349,6 +355,9 @@ class FakeVMM:
         return vm.sid in self._world.guests and self._world.guests[vm.sid].paused
 
     async def power_button(self, vm: VM) -> None: ...
+
+    def of(self, vm: VM) -> "FakeVMM":
+        return self
 
 
 def fake_ports(world: World, config: Config | None = None, *, isolates_owners: bool = True) -> Ports:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bangerd.host.facts import probe_kvm
 from tests.guest.machine import ALICE, BOB, STRANGER, Machine, Terminal, User, build_library
 
 TOP = Path(__file__).parents[2]
@@ -33,12 +34,24 @@ def library(cache: Path) -> Path:
     return build_library(cache)
 
 
+@pytest.fixture(scope="session", params=("qemu", "firecracker"))
+def vmm_config(request: pytest.FixtureRequest) -> str:
+    """The admin's config that makes this VMM drive the guests. Firecracker: where FIRECRACKER_BIN and KVM are."""
+    if request.param == "qemu":
+        return 'vmm = "qemu"\n'
+    binary = os.environ.get("FIRECRACKER_BIN", "")
+    works, why = probe_kvm()
+    if not binary or not works:
+        pytest.skip(f"needs Firecracker: {why if binary else 'FIRECRACKER_BIN names no binary'}")
+    return f'vmm = "firecracker"\nfirecracker_bin = "{binary}"\n'
+
+
 @pytest.fixture(scope="session")
-def machine(cache: Path, library: Path) -> Iterator[Machine]:
+def machine(cache: Path, library: Path, vmm_config: str) -> Iterator[Machine]:
     """The machine that most tests share. Its VMs are the tests' own."""
     folder = cache / f"machine-{os.getpid()}"
     folder.mkdir()
-    made = Machine(f"bgt{os.getpid()}", folder, library)
+    made = Machine(f"bgt{os.getpid()}", folder, library, vmm_config)
     try:
         made.start()
         yield made

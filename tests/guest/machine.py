@@ -250,7 +250,9 @@ class Terminal:
 
 def recipe() -> str:
     """Stands for how this checkout makes images and kernels: comments and layout left out."""
-    sources = [WORKERS / f"{name}.py" for name in ("archive", "build_image", "build_kernel", "customize")]
+    sources = [
+        WORKERS / f"{name}.py" for name in ("archive", "build_image", "build_kernel", "customize", "vmlinux")
+    ]
     trees = [ast.dump(ast.parse(path.read_text())) for path in (*sources, MISE)]
     return hashlib.sha256("".join(trees).encode()).hexdigest()[:12]
 

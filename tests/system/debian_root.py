@@ -36,17 +36,17 @@ def base_root(suite: str) -> Path:
     """The root of this Debian suite; made, in half a minute, if it is missing or its recipe has changed."""
     if suite not in SUITES:
         raise ValueError(f"no suite {suite}; there are {', '.join(SUITES)}")
-    return _cached(suite, [str(RECIPE), *packages()], lambda folder: _make_root(suite, folder))
+    return cached(suite, [str(RECIPE), *packages()], lambda folder: _make_root(suite, folder))
 
 
 def wheelhouse(suite: str) -> Path:
     """A folder with everything that pip needs to install banger in such a root without a network."""
     project = (REPO / "pyproject.toml").read_text()
     root = base_root(suite)
-    return _cached(f"wheels-{suite}", [root.name, project], lambda folder: _make_wheels(root, folder))
+    return cached(f"wheels-{suite}", [root.name, project], lambda folder: _make_wheels(root, folder))
 
 
-def _cached(name: str, recipe: list[str], make: Callable[[Path], None]) -> Path:
+def cached(name: str, recipe: list[str], make: Callable[[Path], None]) -> Path:
     """`CACHE/<name>-<hash of the recipe>`, whole or not at all; older ones of the name are removed."""
     done = CACHE / f"{name}-{hashlib.sha256(chr(10).join(recipe).encode()).hexdigest()[:12]}"
     if done.is_dir():
@@ -80,15 +80,7 @@ def _make_root(suite: str, folder: Path) -> None:
 
 def _make_wheels(root: Path, folder: Path) -> None:
     """With the root's own Python and pip, on this machine's network and with its certificates."""
-    with_host = ["--resolv-conf=replace-host"]
-    env = {k: v for k, v in os.environ.items() if k.startswith("PIP_") or k.lower().endswith("_proxy")}
-    for name in ("PIP_CERT", "SSL_CERT_FILE", "PIP_FIND_LINKS"):
-        value = os.environ.get(name, "")
-        if value.startswith("/") and Path(value).exists():
-            env[name] = value
-            with_host.append(f"--bind-ro={value}")
     folder.mkdir()
-    settings = [f"--setenv={name}={value}" for name, value in env.items()]
     script = (
         "python3 -m venv /tmp/venv && cd /tmp && "
         '/tmp/venv/bin/python -c \'import tomllib; p = tomllib.load(open("/src/pyproject.toml", "rb"));'
@@ -98,9 +90,21 @@ def _make_wheels(root: Path, folder: Path) -> None:
     )
     _run(
         "systemd-nspawn", "-q", "-D", str(root), "--volatile=overlay", "--register=no", "--keep-unit",
-        "--console=pipe", f"--bind={folder}:/wheels", f"--bind-ro={REPO}:/src", *with_host, *settings,
+        "--console=pipe", f"--bind={folder}:/wheels", f"--bind-ro={REPO}:/src", *with_host_network(),
         "sh", "-ec", script,
     )  # fmt: skip
+
+
+def with_host_network() -> list[str]:
+    """Options of nspawn with which apt and pip in a root do as they do on this machine."""
+    options = ["--resolv-conf=replace-host"]
+    env = {k: v for k, v in os.environ.items() if k.startswith("PIP_") or k.lower().endswith("_proxy")}
+    for name in ("PIP_CERT", "SSL_CERT_FILE", "PIP_FIND_LINKS"):
+        value = os.environ.get(name, "")
+        if value.startswith("/") and Path(value).exists():
+            env[name] = value
+            options.append(f"--bind-ro={value}")
+    return [*options, *(f"--setenv={name}={value}" for name, value in env.items())]
 
 
 def _mirror() -> tuple[str, ...]:

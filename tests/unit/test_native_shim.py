@@ -207,6 +207,10 @@ def test_the_shim_is_not_dumpable(chain: Shim) -> None:
         (["--dir", "/tmp", "--channel", "fd"], "are needed"),
         (["--dir", "/tmp", "--channel", "tcp", "--", "true"], "neither fd nor vsock"),
         (["--dir", "/tmp", "--channel", "vsock:../x", "--", "true"], "neither fd nor vsock"),
+        (["--dir", "/tmp", "--channel", "vsock:..", "--", "true"], "neither fd nor vsock"),
+        (["--dir", "/tmp", "--channel", "fd", "--unlink", "../x", "--", "true"], "--unlink is no name"),
+        (["--dir", "/tmp", "--channel", "fd", "--unlink", "", "--", "true"], "--unlink is no name"),
+        (["--dir", "/tmp", "--channel", "fd", *["--unlink", "x"] * 5, "--", "true"], "more than 4"),
         (["--dir", "/tmp", "--channel", "fd", "--console-max", "1", "--", "true"], "--console-max"),
         (["--dir", "/tmp", "--channel", "fd", "--pid-fd", "x", "--", "true"], "--pid-fd"),
         (["--dir", "/tmp", "--channel", "fd", "--pid-fd", "999", "--", "true"], "pid file: Bad file"),
@@ -264,3 +268,21 @@ def test_a_guest_behind_a_vsock(firecracker: Callable[[int], Shim], refuse: int)
     assert shim.control("STOP 10") == "OK\n"
     assert shim.wait() == 0
     assert (shim.record()["reason"], shim.record()["status"]) == ("stop", "0")
+
+
+def test_a_kernel_that_halts_ends_the_vm(start_shim: StartShim) -> None:
+    """Firecracker has no power switch: its guest says this and stops, and the VMM would go on for ever."""
+    script = "printf 'reboot: System ha'; sleep 0.2; printf 'lted\\n'; exec sleep 1000"
+    shim = start_shim(vmm=sh(f"echo reboot: System; {script}"))
+    assert shim.wait() == 0
+    assert (shim.record()["reason"], shim.record()["status"]) == ("poweroff", "137")
+
+
+def test_sockets_of_the_last_run_are_out_of_the_way(start_shim: StartShim, folder: Path) -> None:
+    (folder / "api.sock").write_text("of an earlier VMM")
+    (folder / "kept").write_text("not named")
+    shim = start_shim("--unlink", "api.sock", vmm=sh("ls"))
+    assert shim.wait() == 0
+    seen = shim.path("console.log").read_text().split()
+    assert "api.sock" not in seen
+    assert "kept" in seen

@@ -49,8 +49,11 @@ class Describer:
             "ephemeral": vm.ephemeral,
             "created_at": vm.created_at,
             "error": vm.last_error,
-            "vmm": self._ports.vmm.name,
-            "accelerator": self._ports.vmm.accelerator,
+            "vmm": self._ports.vmm.of(vm).name,
+            "accelerator": self._ports.vmm.of(vm).accelerator,
+            "vmm_reason": self._ports.vmm.reason
+            if self._ports.vmm.of(vm).name == self._ports.vmm.name
+            else "",
         }
         if machine.seen.unit is Unit.ACTIVE:
             facts.update(await self._guest_facts(vm))

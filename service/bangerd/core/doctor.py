@@ -43,7 +43,7 @@ class Doctor:
         works, why = self._ports.host.kvm()
         vmm = f"{self._ports.vmm.name} with {self._ports.vmm.accelerator}"
         if works:
-            return Check("vmm", "ok", f"{vmm}: {why}")
+            return Check("vmm", "ok", f"{vmm}: {self._ports.vmm.reason}; {why}")
         return Check(
             "vmm",
             "warning",

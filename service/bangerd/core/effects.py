@@ -109,6 +109,7 @@ class Effects:
     async def start_unit(self, vm: VM, lifeline: int | None) -> None:
         """Start the VMM, and meanwhile load the rules: until then the tap is down, and a guest takes longer to boot."""
         unit = await self._launcher.unit(vm, lifeline)
+        await self._ports.disks.write_files(vm, unit.files)
         results = await asyncio.gather(
             self._ports.supervisor.start(unit),
             self._ports.network.apply(self._connected()),

@@ -84,9 +84,11 @@ class Launcher:
             Disk(own, "data", read_only=False),
             *(Disk(path, f"cache{n}", read_only=False) for n, path in enumerate(caches)),
         )
-        launch = Launch(vm, run_dir, kernel, initrd, CMDLINE, disks, kvm=ports.host.kvm()[0])
+        elf = ports.library.elf_path(self.kernel(vm.spec.kernel))
+        launch = Launch(vm, run_dir, kernel, elf, initrd, CMDLINE, disks, kvm=ports.host.kvm()[0])
         plan = await ports.vmm.plan(launch)
         shim = [str(ports.shim), "--dir", str(run_dir), "--channel", plan.channel]
+        shim += [word for name in plan.sockets for word in ("--unlink", name)]
         if lifeline is not None:
             shim.append("--lifeline")
         return UnitSpec(
@@ -98,6 +100,7 @@ class Launcher:
             devices=plan.devices,
             memory_max=vm.spec.memory + plan.memory_overhead,
             file_max=max([vm.spec.disk, *self._cache_sizes(vm)]),
+            files=plan.files,
             lifeline=lifeline,
         )
 

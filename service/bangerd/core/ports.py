@@ -24,6 +24,7 @@ class UnitSpec:
     devices: tuple[str, ...]  # "/dev/kvm", "/dev/net/tun"
     memory_max: int  # bytes, VMM overhead included
     file_max: int  # bytes: the largest file that it may write
+    files: tuple[tuple[str, bytes], ...] = ()  # name and content of what the VMM finds in the run dir
     lifeline: int | None = None  # descriptor that becomes the shim's stdin; the caller keeps its own copy
 
 
@@ -58,7 +59,8 @@ class Launch:
 
     vm: VM
     run_dir: Path
-    kernel: Path
+    kernel: Path  # bzImage
+    elf: Path  # the same kernel's ELF file
     initrd: Path
     cmdline: str
     disks: tuple["Disk", ...]
@@ -81,10 +83,12 @@ class Plan:
     memory_overhead: int  # bytes the VMM needs beside the guest's memory
     channel: str  # shim option that says how to reach the guest program: "fd" or "vsock:<path>"
     read_only: tuple[Path, ...] = ()
+    files: tuple[tuple[str, bytes], ...] = ()  # what it finds in the run dir
+    sockets: tuple[str, ...] = ()  # what it makes there, and wants out of the way before each start
 
 
-class VMM(Protocol):
-    """A driver: turns a Launch into a command line, and talks to a running VMM."""
+class Driver(Protocol):
+    """Turns a Launch into a command line, and talks to a running VMM."""
 
     name: str
     accelerator: str  # "kvm" or "tcg"
@@ -96,6 +100,14 @@ class VMM(Protocol):
     async def paused(self, vm: VM) -> bool: ...
     async def power_button(self, vm: VM) -> None:
         """Ask a guest whose agent does not answer to power off (ACPI or the like)."""
+
+
+class VMM(Driver, Protocol):
+    """The driver that new starts get, and for VMs that run the one that they were started with. host/drivers.py."""
+
+    reason: str  # why this one, for people
+
+    def of(self, vm: VM) -> Driver: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +159,9 @@ class Disks(Protocol):
     async def ensure_disk(self, vm: VM) -> None: ...
     def has_disk(self, vm: VM) -> bool: ...
     async def remove_disk(self, vm: VM) -> None: ...
+    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes]]) -> None:
+        """Put files of the VM's own into its run dir, in place of any that are there."""
+
     async def ensure_run_dir(self, vm: VM, seed: bytes) -> None:
         """A fresh one: what an earlier run left is removed, the seed is written anew."""
 
@@ -245,6 +260,7 @@ class Library(Protocol):
     def kernel_paths(self, kernel: Kernel) -> tuple[Path, Path, Path]:
         """vmlinuz, initrd, modules.squashfs."""
 
+    def elf_path(self, kernel: Kernel) -> Path: ...
     def catalog(self) -> tuple[str, ...]:
         """Names that can be pulled."""
 

@@ -287,8 +287,8 @@ class VMs:
 
     def _freeze(self, type_: str, vm: VM, by: Caller, desired: Desired) -> Job:
         machine = self._machine(vm.sid, shown=vm.name)
-        if "pause" not in self._ports.vmm.capabilities:
-            raise HostNotReady(f"the VMM {self._ports.vmm.name} cannot pause a VM")
+        if "pause" not in self._ports.vmm.of(vm).capabilities:
+            raise HostNotReady(f"the VMM {self._ports.vmm.of(vm).name} cannot pause a VM")
         if machine.state not in (VMState.RUNNING, VMState.PAUSED):
             raise WrongState(
                 f"VM '{vm.name}' is {machine.state}, only one that runs can be paused or resumed"

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 DISK = "disk.ext4"
 SEED = "seed.img"
+VMM_FILES = frozenset({"firecracker.json", "metrics.json"})  # may lie beside the seed before a start
 # A guest that writes finds the host full in the middle of it: no VM is created when there is less than this.
 RESERVE = 256 * MIB
 _SID = re.compile(r"(?:\.(?:new|old)-)?([0-9a-f]{8})")
@@ -94,8 +96,9 @@ class DiskFiles:
         """The run folder is as ensure_run_dir left it."""
         try:
             with os.scandir(self.run_dir(vm)) as entries:
-                # Two are enough to know: the VM's uid may have filled the folder.
-                return [entry.name for entry in itertools.islice(entries, 2)] == [SEED]
+                # A few are enough to know: the VM's uid may have filled the folder.
+                found = {entry.name for entry in itertools.islice(entries, len(VMM_FILES) + 2)}
+                return SEED in found and found <= {SEED, *VMM_FILES}
         except FileNotFoundError:
             return False
 
@@ -106,6 +109,21 @@ class DiskFiles:
             self._make_run_dir(vm, seed)
         except OSError as exc:
             raise StepFailed(f"the run folder of '{vm.name}' could not be made: {exc}") from exc
+
+    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes]]) -> None:
+        """Files that the VM's uid owns, in its run folder. Raises StepFailed."""
+        if not files:
+            return
+        try:
+            folder = tree.open_folder(self.run_dir(vm))
+            try:
+                for name, content in files:
+                    tree.remove(folder, name)
+                    _write_file(folder, name, content, vm.uid, 0o600)
+            finally:
+                os.close(folder)
+        except OSError as exc:
+            raise StepFailed(f"the VMM's files of '{vm.name}' could not be written: {exc}") from exc
 
     async def remove_run_dir(self, vm: VM) -> None:
         await self._remove(self._runtime, vm.sid)
@@ -182,13 +200,7 @@ class DiskFiles:
         try:
             folder = new_folder(parent, f".new-{vm.sid}", vm.uid, 0o770)
             try:
-                file = os.open(
-                    SEED, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400, dir_fd=folder
-                )
-                with os.fdopen(file, "wb") as output:
-                    output.write(seed)
-                    output.flush()
-                    os.fchown(file, vm.uid, vm.uid)
+                _write_file(folder, SEED, seed, vm.uid, 0o400)
             finally:
                 os.close(folder)
             os.rename(f".new-{vm.sid}", vm.sid, src_dir_fd=parent, dst_dir_fd=parent)
@@ -215,6 +227,14 @@ def _remove(parent: Path, sid: str) -> None:
         tree.remove(folder, f".old-{sid}")
     finally:
         os.close(folder)
+
+
+def _write_file(folder: int, name: str, content: bytes, owner: int, mode: int) -> None:
+    file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode, dir_fd=folder)
+    with os.fdopen(file, "wb") as output:
+        output.write(content)
+        output.flush()
+        os.fchown(file, owner, owner)
 
 
 def new_folder(parent: int, name: str, group: int, mode: int) -> int:

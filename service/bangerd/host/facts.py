@@ -12,7 +12,7 @@ class HostFacts:
 
     def __init__(self, owned: tuple[Path, ...]) -> None:
         self._owned = owned
-        self._kvm = _probe_kvm()
+        self._kvm = probe_kvm()
 
     def boot_id(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -54,8 +54,8 @@ class HostFacts:
         return frozenset(uid for uid in uids if first <= uid < first + count)
 
 
-def _probe_kvm() -> tuple[bool, str]:
-    """The device alone says little: in a VM without nested virtualization it opens, yet runs no stock kernel."""
+def probe_kvm() -> tuple[bool, str]:
+    """Whether KVM works here, and why (not). The device alone says little: in a VM without nested virtualization it opens, yet runs no stock kernel."""
     flags = next(
         (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), ""
     )

@@ -1,6 +1,6 @@
 """Images and kernels on disk, and how they are made.
 
-`<state>/images/<id>/{rootfs.squashfs,manifest.json}` and `<state>/kernels/<id>/{vmlinuz,initrd,
+`<state>/images/<id>/{rootfs.squashfs,manifest.json}` and `<state>/kernels/<id>/{vmlinuz,vmlinux,initrd,
 modules.squashfs,modules.cpio,manifest.json}`, all root's and readable by every VM. Workers make the content;
 what enters is moved by one rename, after a look at its first bytes and a hash of all of them.
 """
@@ -27,8 +27,8 @@ from bangerd.model.vm import GIB, MIB
 
 log = logging.getLogger(__name__)
 
-ROOTFS, VMLINUZ, INITRD, MODULES, BOOT_MODULES = (
-    "rootfs.squashfs", "vmlinuz", "initrd", "modules.squashfs", "modules.cpio",
+ROOTFS, VMLINUZ, VMLINUX, INITRD, MODULES, BOOT_MODULES = (
+    "rootfs.squashfs", "vmlinuz", "vmlinux", "initrd", "modules.squashfs", "modules.cpio",
 )  # fmt: skip
 
 
@@ -95,6 +95,10 @@ class ImageLibrary:
         """vmlinuz, initrd, modules.squashfs."""
         folder = self._kernels_dir / kernel.id
         return folder / VMLINUZ, folder / INITRD, folder / MODULES
+
+    def elf_path(self, kernel: Kernel) -> Path:
+        """vmlinux, which Firecracker boots."""
+        return self._kernels_dir / kernel.id / VMLINUX
 
     async def collect(self) -> None:
         """Remove what interrupted builds and removals left; fit the initrds to the guest program that is here.
@@ -166,7 +170,7 @@ class ImageLibrary:
             with Delivery(job.folder, "build") as delivery:
                 report(Progress("check"))
                 digest, size = await in_thread(delivery.take, VMLINUZ)
-                for part in (MODULES, BOOT_MODULES):
+                for part in (VMLINUX, MODULES, BOOT_MODULES):
                     size += (await in_thread(delivery.take, part))[1]
                 kernel = Kernel(
                     id=digest[:12],
@@ -204,7 +208,8 @@ class ImageLibrary:
         """A kernel that is here already gets what this version's worker picks for the initrd."""
         target = self._kernels_dir / kernel.id
         if target.exists():
-            (delivery.folder / BOOT_MODULES).rename(target / BOOT_MODULES)
+            for part in (VMLINUX, BOOT_MODULES):
+                (delivery.folder / part).rename(target / part)
             initrd.write(target / INITRD, program, target / BOOT_MODULES)
             manifest.write(target, kernel, guest_program=program_digest)
             return

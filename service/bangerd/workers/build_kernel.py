@@ -3,9 +3,9 @@
     python3 -m bangerd.workers.build_kernel --suite bookworm --mirror URI --security-mirror URI \
         --keyring FILE --dir DIR [--apt-options FILE]
 
-Leaves in DIR: vmlinuz, modules.squashfs (the tree below /lib/modules/<release>, with its indexes), and
-modules.cpio (the modules that the initrd loads, numbered in the order of loading). Its result line says
-{"release": …, "package": …, "version": …}.
+Leaves in DIR: vmlinuz, vmlinux (the ELF file in it), modules.squashfs (the tree below /lib/modules/<release>, with
+its indexes), and modules.cpio (the modules that the initrd loads, numbered in the order of loading). Its result line
+says {"release": …, "package": …, "version": …}.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from bangerd.model import newc
-from bangerd.workers import archive, reports
+from bangerd.workers import archive, reports, vmlinux
 from bangerd.workers.reports import Reports, WorkerError
 
 # What the guest program needs before it can reach a module on the modules disk, for both VMMs: disks, the
@@ -65,6 +65,7 @@ def build(folder: Path, source: archive.Source, report: Reports) -> dict[str, ob
         ]
     )  # fmt: skip
     shutil.copyfile(kernel, folder / "vmlinuz")
+    (folder / "vmlinux").write_bytes(vmlinux.extract(kernel.read_bytes()))
     version = deb.name.split("_")[1].replace("%3a", ":")
     for leftover in (tree, base, folder / "apt"):
         shutil.rmtree(leftover)

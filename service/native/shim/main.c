@@ -117,6 +117,12 @@ void shim_guest_leaves(bool reboot)
     }
 }
 
+void shim_guest_halted(void)
+{
+    ask(END_POWEROFF);
+    vmm_kill();
+}
+
 static void flush_over(struct timer *t)
 {
     (void)t;
@@ -232,6 +238,7 @@ int main(int argc, char **argv)
     started = now_ms();
     shim.vmm_argv = o.vmm_argv;
     shim.vsock_name = o.vsock_name;
+    shim.unlinks = o.unlinks;
     if (o.pid_fd >= 0 && !record_pid(o.pid_fd))
         fail("pid file");
     if (o.ready_fd >= 0 && fcntl(o.ready_fd, F_SETFD, FD_CLOEXEC) < 0)

@@ -4,12 +4,16 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+enum { UNLINKS_MAX = 4 };
+
 struct options {
     const char *folder;
     const char *vsock_name; /* NULL: --channel fd */
     bool lifeline;
     int pid_fd, ready_fd; /* -1: none */
     size_t console_max;
+    const char *unlinks[UNLINKS_MAX + 1]; /* sockets that the VMM makes, removed before each of its starts */
+    unsigned unlink_count;
     char **vmm_argv;
 };
 

@@ -21,6 +21,7 @@ struct facts {
 struct shim {
     char **vmm_argv;
     const char *vsock_name; /* NULL: the channel is the VMM's descriptor 3 */
+    const char *const *unlinks; /* the VMM's sockets: a new one cannot bind where the last one's is left */
     enum vm_state state;
     enum end_reason asked; /* what this end of the VM was asked for, or announced by the guest */
     bool ever_ready, ended;
@@ -39,6 +40,8 @@ void shim_kill(enum end_reason reason);
 bool shim_reboot(void);
 /* The guest said that it goes down. */
 void shim_guest_leaves(bool reboot);
+/* Its kernel has stopped for good, and the VMM has no way to notice. */
+void shim_guest_halted(void);
 /* The VMM has ended with `status` as waitpid gives it. */
 void shim_vmm_ended(int status);
 

@@ -1,0 +1,112 @@
+"""What Firecracker is told of a VM: its configuration file, and what each of its versions knows. Pure.
+
+Keys and shapes are those of Firecracker's src/firecracker/swagger/firecracker.yaml; a release refuses keys that only
+later ones have.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bangerd.core.ports import Disk, Launch
+from bangerd.model.errors import HostNotReady
+from bangerd.model.vm import MIB
+
+OLDEST = (1, 12)
+VSOCK, API, CONFIG, METRICS = "vsock.sock", "api.sock", "firecracker.json", "metrics.json"
+GUEST_CID = 3  # the first that is free for guests; each VMM has its own socket, so all can have the same
+# What Firecracker's own test of boot times uses: no probing of a keyboard controller that is not there. Its reset
+# line is (reboot=k), and is how a guest's reboot ends the VMM.
+CMDLINE = "reboot=k i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a release can do."""
+
+    pci: bool  # devices on a PCI bus (--enable-pci) instead of memory-mapped ones
+    free_page_reporting: bool  # the balloon gives back what the guest has free, without being asked
+    hinting: bool  # ... and on request
+    clock_realtime: bool  # a restored guest's clock goes on at the host's time
+
+
+def parse_version(said: str) -> tuple[int, int, int]:
+    """Out of what `firecracker --version` prints. Raises HostNotReady."""
+    found = re.match(r"Firecracker v(\d{1,4})\.(\d{1,4})\.(\d{1,4})", said)
+    if not found:
+        raise HostNotReady(
+            f"{said[:60]!a} is not how Firecracker tells its version; check firecracker_bin in"
+            " /etc/banger/banger.toml"
+        )
+    return int(found[1]), int(found[2]), int(found[3])
+
+
+def features(version: tuple[int, int, int]) -> Features:
+    """Raises HostNotReady for a release that is too old."""
+    minor = version[:2]
+    if minor < OLDEST:
+        shown = ".".join(map(str, version))
+        raise HostNotReady(
+            f"Firecracker {shown} is too old: its kernels need tables that banger's guests do not have, and its"
+            f" fixes have ended; install {OLDEST[0]}.{OLDEST[1]} or later"
+        )
+    return Features(
+        pci=minor >= (1, 13),
+        free_page_reporting=minor >= (1, 14),
+        hinting=minor >= (1, 14),
+        clock_realtime=minor >= (1, 16),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Upper bounds in bytes per second; 0: none."""
+
+    disk: int = 0
+    network: int = 0
+
+
+def configuration(launch: Launch, known: Features, rates: Rates) -> dict[str, Any]:
+    """The file for --config-file. Paths are absolute, or names in the run folder."""
+    vm = launch.vm
+    balloon: dict[str, Any] = {"amount_mib": 0, "deflate_on_oom": True, "stats_polling_interval_s": 5}
+    if known.free_page_reporting:
+        balloon["free_page_reporting"] = True
+    interface: dict[str, Any] = {"iface_id": "eth0", "guest_mac": vm.mac, "host_dev_name": vm.tap}
+    if rates.network:
+        interface |= {f"{way}_rate_limiter": limiter(rates.network) for way in ("rx", "tx")}
+    return {
+        "boot-source": {
+            "kernel_image_path": str(launch.elf),
+            "initrd_path": str(launch.initrd),
+            "boot_args": f"{launch.cmdline} {CMDLINE}",
+        },
+        "drives": [_drive(disk, rates.disk) for disk in launch.disks],
+        "machine-config": {"vcpu_count": vm.spec.vcpu, "mem_size_mib": vm.spec.memory // MIB},
+        "network-interfaces": [interface],
+        "vsock": {"guest_cid": GUEST_CID, "uds_path": VSOCK},
+        "entropy": {},
+        "balloon": balloon,
+        "metrics": {"metrics_path": METRICS},
+        # Its standard output is the guest's console alone.
+        "logger": {"level": "Warning", "log_path": "/proc/self/fd/2", "show_level": True},
+    }
+
+
+def limiter(rate: int) -> dict[str, Any]:
+    """A token bucket of `rate` bytes per second that may be used up at once."""
+    return {"bandwidth": {"size": rate, "refill_time": 1000}}
+
+
+def _drive(disk: Disk, rate: int) -> dict[str, Any]:
+    drive: dict[str, Any] = {
+        "drive_id": re.sub(r"\W", "_", disk.role),
+        "path_on_host": str(disk.path),
+        "is_root_device": False,
+        "is_read_only": disk.read_only,
+        # A guest's flush reaches the host's disk, as on a real machine.
+        "cache_type": "Unsafe" if disk.read_only else "Writeback",
+    }
+    if rate:
+        drive["rate_limiter"] = limiter(rate)
+    return drive

@@ -1,0 +1,167 @@
+"""The lab: a whole machine with systemd, cgroup v2 and KVM, under QEMU. Without hardware for it, SVM is emulated.
+
+It is started by banger's own shim, booted by banger's own initrd, and spoken to through its guest program: what is
+tested in it is tested on it.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from banger import messages, transfer
+from bangerd.host import initrd
+from bangerd.model.seed import Seed
+from tests.guest.machine import build_library
+from tests.lab.root import lab_root, payload
+from tests.system.debian_root import CACHE, REPO
+
+MEMORY_MIB = 8192
+DISK = 64 << 30
+BOOT_S = 180
+NATIVE = REPO / "service/native/build"
+
+
+class LabError(Exception):
+    """The lab did not come up, or a command could not be run in it."""
+
+
+class Lab:
+    """A running lab machine. Made by `boot`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shim: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def boot(cls, firecracker: str = "") -> Iterator[Self]:
+        """`firecracker`: path of a binary that is at /lab/firecracker inside. The checkout is in /lab/source."""
+        library = build_library(CACHE.parent)
+        with tempfile.TemporaryDirectory(prefix="banger-lab-", dir=CACHE) as work:
+            lab = cls(Path(work))
+            (kernel,) = (library / "kernels").iterdir()
+            disks = [
+                (lab._seed(), True), (lab_root(), True), (kernel / "modules.squashfs", True), (lab._disk(), False),
+                (payload(Path(work), library, firecracker), True),
+            ]  # fmt: skip
+            try:
+                lab._start(kernel, disks)
+                yield lab
+            finally:
+                lab._end()
+
+    def _seed(self) -> Path:
+        roles = ("image", "modules", "data", "mount:/lab")
+        seed = self.folder / "seed.img"
+        seed.write_bytes(Seed(hostname="lab", disks=roles, init="/sbin/init").encode())
+        return seed
+
+    def _disk(self) -> Path:
+        disk = self.folder / "disk.ext4"
+        with disk.open("wb") as file:
+            file.truncate(DISK)
+        subprocess.run(
+            ["mke2fs", "-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1", str(disk)], check=True
+        )
+        return disk
+
+    def _start(self, kernel: Path, disks: list[tuple[Path, bool]]) -> None:
+        program, _ = initrd.read_program(NATIVE / "banger-guest")
+        initrd.write(self.folder / "initrd", program, kernel / "modules.cpio")
+        argv = [
+            "qemu-system-x86_64", "-M", "q35", *_accelerator(), "-smp", str(min(4, os.cpu_count() or 1)),
+            "-m", f"{MEMORY_MIB}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-kernel", str(kernel / "vmlinuz"), "-initrd", str(self.folder / "initrd"),
+            "-append", "quiet console=ttyS0 cryptomgr.notests panic=-1 norandmaps",
+            "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+            "-chardev", "socket,id=guest,fd=3", "-device", "virtio-serial-pci",
+            "-device", "virtserialport,chardev=guest,name=banger.0",
+        ]  # fmt: skip
+        for index, (path, read_only) in enumerate(disks):
+            how = f"if=none,id=disk{index},format=raw,file={path},readonly={'on' if read_only else 'off'}"
+            argv += ["-drive", f"{how},file.locking=off", "-device", f"virtio-blk-pci,drive=disk{index}"]
+        self._shim = subprocess.Popen(
+            [str(NATIVE / "banger-shim"), "--dir", str(self.folder), "--channel", "fd", "--", *argv],
+            stdin=subprocess.DEVNULL,
+        )
+        self._await("control.sock")
+        self.run("systemctl", "is-system-running", "--wait", check=False)
+        self.sh("modprobe kvm-amd || modprobe kvm-intel; modprobe tun; udevadm settle; test -c /dev/kvm")
+
+    def _await(self, name: str) -> None:
+        deadline = time.monotonic() + BOOT_S
+        while not (self.folder / name).exists():
+            if self._shim is None or self._shim.poll() is not None or time.monotonic() > deadline:
+                raise LabError(f"the lab does not start: {self.console()}")
+            time.sleep(0.05)
+
+    def console(self) -> str:
+        """Its console's last lines, and what QEMU said."""
+        texts = [(self.folder / name) for name in ("console.log", "vmm.log")]
+        return "\n".join(path.read_text(errors="replace")[-3000:] for path in texts if path.exists())
+
+    def _session(self) -> int:
+        link = socket.socket(socket.AF_UNIX)
+        link.connect(str(self.folder / "guest.sock"))
+        link.sendall(b"CONNECT 1\n")
+        answer = b""
+        while not answer.endswith(b"\n"):
+            data = link.recv(1)
+            if not data:
+                raise LabError(f"the lab takes no session ({answer!r}): {self.console()}")
+            answer += data
+        if not answer.startswith(b"OK"):
+            raise LabError(f"the lab takes no session ({answer!r}): {self.console()}")
+        return link.detach()
+
+    def run(
+        self,
+        *argv: str,
+        env: Mapping[str, str] | None = None,
+        cwd: str = "/",
+        sink: Callable[[memoryview], object] = lambda _data: None,
+        check: bool = True,
+    ) -> int:
+        """Run a command as root to its end; `sink` gets its output. Returns its status. Raises LabError if `check`."""
+        variables = tuple(f"{name}={value}" for name, value in (env or {}).items())
+        said = bytearray()
+
+        def take(data: memoryview) -> None:
+            said.extend(data)
+            sink(data)
+
+        outcome = transfer.run(
+            self._session(), messages.Command(argv, env=variables, workdir=cwd), sink=take
+        )
+        if check and outcome.status:
+            raise LabError(
+                f"{argv} ended with {outcome.status}: {said.decode(errors='replace')}{outcome.stderr}"
+            )
+        return outcome.status
+
+    def sh(self, script: str) -> str:
+        """A shell script's output. Raises LabError when it fails."""
+        said = bytearray()
+        self.run("sh", "-ec", script, sink=said.extend)
+        return said.decode(errors="replace")
+
+    def _end(self) -> None:
+        if self._shim is not None and self._shim.poll() is None:
+            self._shim.send_signal(signal.SIGTERM)  # the guest powers off
+            self._shim.wait()
+
+
+def _accelerator() -> list[str]:
+    nested = Path("/sys/module/kvm_intel/parameters/nested"), Path("/sys/module/kvm_amd/parameters/nested")
+    if os.access("/dev/kvm", os.W_OK) and any(
+        path.exists() and path.read_text()[0] in "Y1" for path in nested
+    ):
+        return ["-accel", "kvm", "-cpu", "host"]
+    return ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt"]

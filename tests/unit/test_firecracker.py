@@ -1,0 +1,402 @@
+"""The Firecracker driver without Firecracker: what it asks is what each release takes, what is answered is checked."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import structs
+from tests.unit.firecracker_facts import RELEASES, check_object, check_request
+
+from bangerd.config import Config
+from bangerd.core.ports import Disk, Launch
+from bangerd.host import drivers, firecracker
+from bangerd.host.disk import DiskFiles
+from bangerd.host.firecracker import Firecracker
+from bangerd.host.firecracker_config import Rates, configuration, features, parse_version
+from bangerd.model.errors import HostNotReady, StepFailed
+from bangerd.model.vm import GIB, MIB, VM, Desired, VMSpec
+
+ME = os.getuid()
+
+
+def a_vm(**changes: Any) -> VM:
+    spec = VMSpec(image="i", kernel="k", vcpu=3, memory=512 * MIB, disk=GIB)
+    vm = VM("id", "0123abcd", "web", 1000, "alice", spec, Desired.RUNNING, uid=ME, address="172.16.0.2")
+    return replace(vm, **changes)
+
+
+def a_launch(tmp_path: Path) -> Launch:
+    disks = (
+        Disk(tmp_path / "seed.img", "seed", read_only=True),
+        Disk(tmp_path / "i.squashfs", "image", read_only=True),
+        Disk(tmp_path / "disk.ext4", "data", read_only=False),
+        Disk(tmp_path / "c.ext4", "mount:/var/cache", read_only=False),
+    )
+    elf = tmp_path / "vmlinux"
+    elf.write_bytes(b"\x7fELF")
+    return Launch(a_vm(), tmp_path, tmp_path / "vmlinuz", elf, tmp_path / "initrd", "quiet", disks, kvm=True)
+
+
+def version_of(release: str) -> tuple[int, int, int]:
+    major, minor = map(int, release.split("."))
+    return major, minor, 0
+
+
+# What it is told
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("rates", [Rates(), Rates(disk=10 * MIB, network=MIB)])
+def test_every_release_takes_its_configuration(tmp_path: Path, release: str, rates: Rates) -> None:
+    told = configuration(a_launch(tmp_path), features(version_of(release)), rates)
+    check_object("FullVmConfiguration", told, release)
+    assert [drive["is_read_only"] for drive in told["drives"]] == [True, True, False, False]
+    assert told["drives"][3]["drive_id"] == "mount__var_cache"
+    assert told["machine-config"] == {"vcpu_count": 3, "mem_size_mib": 512}
+    assert ("rate_limiter" in told["drives"][0]) == bool(rates.disk)
+
+
+def test_a_newer_key_is_noticed_by_the_facts() -> None:
+    balloon = {"amount_mib": 0, "deflate_on_oom": True, "free_page_reporting": True}
+    check_object("Balloon", balloon, "1.14")
+    with pytest.raises(AssertionError, match=r"free_page_reporting is of 1\.14, not 1\.13"):
+        check_object("Balloon", balloon, "1.13")
+
+
+@pytest.mark.parametrize(
+    "said", ["Firecracker v1.16.1\n\nSupported snapshot data format", "Firecracker v1.12.0"]
+)
+def test_a_version_is_read(said: str) -> None:
+    assert parse_version(said)[:2] in ((1, 16), (1, 12))
+
+
+@pytest.mark.parametrize(
+    "said", ["", "QEMU emulator version 7", "Firecracker 1.12", "Firecracker v1.x.0", "\0"]
+)
+def test_what_is_no_version_is_refused(said: str) -> None:
+    with pytest.raises(HostNotReady, match="firecracker_bin"):
+        parse_version(said)
+
+
+def test_a_release_that_is_too_old_is_refused_with_the_reason() -> None:
+    with pytest.raises(HostNotReady, match=r"Firecracker 1\.11\.2 is too old: .*install 1\.12 or later"):
+        features((1, 11, 2))
+
+
+async def test_the_plan(tmp_path: Path) -> None:
+    disks = DiskFiles(tmp_path / "state", tmp_path / "run")
+    plan = await Firecracker(Path("/fc"), (1, 13, 0), disks, Rates(), pci=True).plan(a_launch(tmp_path))
+    assert plan.argv == (
+        "/fc", "--id", "0123abcd", "--api-sock", "api.sock", "--config-file", "firecracker.json", "--enable-pci",
+    )  # fmt: skip
+    assert (plan.channel, plan.sockets) == ("vsock:vsock.sock", ("api.sock",))
+    assert dict(plan.files).keys() == {"firecracker.json", "metrics.json"}
+    without = await Firecracker(Path("/fc"), (1, 12, 0), disks, Rates(), pci=True).plan(a_launch(tmp_path))
+    assert "--enable-pci" not in without.argv
+
+
+async def test_a_kernel_without_its_elf_file_says_what_to_do(tmp_path: Path) -> None:
+    launch = a_launch(tmp_path)
+    launch.elf.unlink()
+    driver = Firecracker(Path("/fc"), (1, 16, 0), DiskFiles(tmp_path / "s", tmp_path / "r"), Rates())
+    with pytest.raises(HostNotReady, match="banger image pull"):
+        await driver.plan(launch)
+
+
+# What it is asked
+
+
+class Api:
+    """A stand-in for the VMM's API socket: answers each connection with what it was given, and keeps what was asked."""
+
+    def __init__(self, path: Path, answer: bytes, *, hang: bool = False) -> None:
+        self.asked: list[tuple[str, str, Any]] = []
+        self._answer = answer
+        self._hang = hang
+        self._end = threading.Event()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            with peer, peer.makefile("rb") as stream:
+                head = []
+                while (line := stream.readline()) not in (b"\r\n", b""):
+                    head.append(line)
+                if not head:  # whoever it was went away
+                    continue
+                lengths = [
+                    int(line.split(b":")[1]) for line in head if line.lower().startswith(b"content-length")
+                ]
+                body = stream.read(sum(lengths))
+                method, path, _ = head[0].decode().split()
+                self.asked.append((method, path, json.loads(body) if body else None))
+                if self._hang:
+                    self._end.wait()
+                try:
+                    peer.sendall(self._answer)
+                except OSError:
+                    continue
+
+    def close(self) -> None:
+        self._end.set()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+def http(status: str, body: str = "") -> bytes:
+    return f"HTTP/1.1 {status}\r\nServer: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+Start = Callable[..., tuple[Firecracker, Api]]
+
+
+@pytest.fixture
+def disks(tmp_path: Path) -> DiskFiles:
+    found = DiskFiles(tmp_path / "state", tmp_path / "run")
+    found.run_dir(a_vm()).mkdir()
+    return found
+
+
+@pytest.fixture
+def start(disks: DiskFiles) -> Iterator[Start]:
+    apis: list[Api] = []
+
+    def begin(answer: bytes, release: str = "1.16", *, hang: bool = False) -> tuple[Firecracker, Api]:
+        api = Api(disks.run_dir(a_vm()) / "api.sock", answer, hang=hang)
+        apis.append(api)
+        return Firecracker(Path("/fc"), version_of(release), disks, Rates()), api
+
+    yield begin
+    for api in apis:
+        api.close()
+
+
+@pytest.mark.parametrize("release", RELEASES)
+async def test_every_release_takes_what_it_is_asked(start: Start, release: str) -> None:
+    driver, api = start(http("204 No Content"), release)
+    vm = a_vm()
+    await driver.pause(vm)
+    await driver.resume(vm)
+    await driver.power_button(vm)
+    await driver.balloon(vm, 64 * MIB)
+    await driver.limit(vm, Rates(disk=MIB))
+    await driver.snapshot(vm, "state", "memory")
+    await driver.restore(vm, "state", "memory", resume=True)
+    assert not await driver.paused(vm)
+    assert await driver.balloon_statistics(vm) == {}
+    for method, path, body in api.asked:
+        check_request(method, path, body, release)
+    assert [path for _, path, _ in api.asked] == [
+        "/vm", "/vm", "/actions", "/balloon", "/network-interfaces/eth0", "/drives/data",
+        "/snapshot/create", "/snapshot/load", "/", "/balloon/statistics",
+    ]  # fmt: skip
+
+
+async def test_what_it_answers_is_told(start: Start) -> None:
+    driver, _ = start(http("200 OK", '{"state": "Paused", "id": "x", "target_mib": 3, "odd": "text"}'))
+    assert await driver.paused(a_vm())
+    assert await driver.balloon_statistics(a_vm()) == {"target_mib": 3}
+
+
+async def test_a_refusal_has_the_reason_and_nothing_a_terminal_would_act_on(start: Start) -> None:
+    driver, _ = start(http("400 Bad Request", '{"fault_message": "not \\u001b[31mnow"}'))
+    with pytest.raises(StepFailed, match=r"^Firecracker of 'web': it refused PATCH /vm: not now$"):
+        await driver.pause(a_vm())
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (b"", "broke off"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "broke off"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),
+        (b"HTTP/1.1 200 " + b"x" * 100_000, "broke off"),
+        (http("200 OK", "{" * 1000), "no JSON"),
+        (http("200 OK", "[" * 60_000), "no JSON"),
+        (http("200 OK", "[1, 2]"), "no JSON object"),
+        (http("200 OK", '"' + "x" * 70_000 + '"'), "more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", "broke off"),
+    ],
+)
+async def test_nonsense_is_refused(start: Start, answer: bytes, why: str) -> None:
+    driver, _ = start(answer)
+    with pytest.raises(StepFailed, match=why):
+        await driver.paused(a_vm())
+
+
+async def test_a_socket_that_hangs_costs_its_time_and_no_more(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(firecracker, "API_S", 0.2)
+    driver, _ = start(b"", hang=True)
+    with pytest.raises(StepFailed, match="did not answer GET / within"):
+        await driver.paused(a_vm())
+
+
+async def test_a_socket_that_is_not_the_vms_is_not_spoken_to(start: Start, disks: DiskFiles) -> None:
+    driver, api = start(http("204 No Content"))
+    with pytest.raises(StepFailed, match="cannot be reached"):
+        await driver.pause(a_vm(uid=ME + 12345))
+    socket_file = disks.run_dir(a_vm()) / "api.sock"
+    socket_file.rename(socket_file.with_name("elsewhere"))
+    socket_file.symlink_to("elsewhere")
+    with pytest.raises(StepFailed, match="cannot be reached"):
+        await driver.pause(a_vm())
+    assert api.asked == []
+
+
+async def test_metrics_are_the_last_whole_line(start: Start, disks: DiskFiles) -> None:
+    driver, _ = start(http("204 No Content"))
+    file = disks.run_dir(a_vm()) / "metrics.json"
+    file.write_text('{"utc_timestamp_ms": 1}\n{"utc_timestamp_ms": 2}\n{"utc_ti')
+    assert await driver.metrics(a_vm()) == {"utc_timestamp_ms": 2}
+    file.unlink()
+    file.symlink_to("/etc/passwd")
+    with pytest.raises(OSError, match="Too many levels"):
+        await driver.metrics(a_vm())
+
+
+# Which one drives
+
+
+@pytest.fixture
+def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that says it is Firecracker, where only root can have put it."""
+    path = tmp_path / "firecracker"
+    path.write_text("#!/bin/sh\necho 'Firecracker v1.16.1'\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(firecracker, "check_binary", lambda _path: None)
+    return path
+
+
+@pytest.fixture
+def choose(
+    disks: DiskFiles, binary: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Config, bool, bool], Awaitable[drivers.Drivers]]:
+    """With this config, on a machine where KVM works or not, and Firecracker is there or not."""
+    qemu = binary.with_name("qemu")
+    qemu.symlink_to("/bin/true")
+
+    async def chosen(config: Config, works: bool, there: bool) -> drivers.Drivers:
+        monkeypatch.setattr(drivers, "SEARCHED", str(binary.parent) if there else "/nonexistent")
+        kvm = (works, "it works" if works else "the CPU shows neither vmx nor svm")
+        if config.firecracker_bin == "HERE":
+            config = structs.replace(config, firecracker_bin=str(binary))
+        return await drivers.choose(structs.replace(config, qemu_bin=str(qemu)), disks, lambda: kvm)
+
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("config", "works", "there", "reason"),
+    [
+        (Config(), True, True, "firecracker: KVM works, and Firecracker is installed"),
+        (Config(), True, False, "qemu: Firecracker is not installed"),
+        (Config(), False, True, "qemu: Firecracker needs KVM, and the CPU shows neither vmx nor svm"),
+        (Config(vmm="qemu"), True, True, "qemu: .*admin's config"),
+        (Config(vmm="firecracker"), True, True, "firecracker: .*admin's config"),
+        (Config(firecracker_bin="HERE"), True, False, "firecracker: KVM works"),
+    ],
+)
+async def test_the_best_driver_is_chosen_and_said_why(
+    choose: Any, config: Config, works: bool, there: bool, reason: str
+) -> None:
+    found = await choose(config, works, there)
+    assert re.match(reason, f"{found.name}: {found.reason}")
+    assert found.of(a_vm()).name == found.name
+
+
+@pytest.mark.parametrize(
+    ("config", "works", "why"),
+    [
+        (Config(vmm="firecracker"), True, "not installed"),
+        (Config(firecracker_bin="/nonexistent/fc"), True, "cannot be"),
+        (Config(vmm="firecracker", firecracker_bin="HERE"), False, "needs KVM, and the CPU shows neither"),
+        (Config(firecracker_bin="/bin/true"), True, "not how Firecracker tells its version"),
+        (Config(firecracker_bin="/bin/false"), True, "cannot be run"),
+    ],
+)
+async def test_what_the_admin_wants_and_cannot_be_is_said(
+    choose: Any, config: Config, works: bool, why: str
+) -> None:
+    with pytest.raises(HostNotReady, match=why):
+        await choose(config, works, there=False)
+
+
+async def test_a_vm_that_runs_keeps_the_driver_it_was_started_with(disks: DiskFiles, choose: Any) -> None:
+    found = await choose(Config(), works=True, there=True)
+    run_dir = disks.run_dir(a_vm())
+    (run_dir / "control.sock").touch()
+    assert found.of(a_vm()).name == "qemu"
+    (run_dir / "firecracker.json").touch()
+    assert found.of(a_vm()).name == "firecracker"
+
+
+@contextmanager
+def mode(path: Path, bits: int) -> Iterator[None]:
+    before = stat.S_IMODE(path.stat().st_mode)
+    path.chmod(bits)
+    yield
+    path.chmod(before)
+
+
+def test_only_a_program_that_root_alone_can_change_is_run(tmp_path: Path) -> None:
+    folder = tmp_path / "bin"
+    folder.mkdir(mode=0o755)
+    path = folder / "fc"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    trusted = all(
+        (parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o022)
+        or parent.stat().st_mode & stat.S_ISVTX
+        for parent in path.parents
+    )
+    assert trusted, "the test's folder must be root's"
+    firecracker.check_binary(path)
+    with mode(path, 0o775), pytest.raises(HostNotReady, match="others than root can change .*/fc; chown"):
+        firecracker.check_binary(path)
+    with mode(folder, 0o777), pytest.raises(HostNotReady, match="others than root can change .*/bin; chown"):
+        firecracker.check_binary(path)
+    with mode(path, 0o644), pytest.raises(HostNotReady, match="is no program"):
+        firecracker.check_binary(path)
+    os.chown(path, 1000, 1000)
+    with pytest.raises(HostNotReady, match="others than root"):
+        firecracker.check_binary(path)
+    with pytest.raises(HostNotReady, match="cannot be used"):
+        firecracker.check_binary(folder / "gone")
+
+
+def test_files_for_the_vmm_are_the_vms_and_do_not_make_a_run_folder_stale(disks: DiskFiles) -> None:
+    vm = a_vm()
+    asyncio.run(disks.ensure_run_dir(vm, b"seed"))
+    assert disks.is_fresh(vm)
+    (disks.run_dir(vm) / "firecracker.json").symlink_to("/etc/passwd")
+    asyncio.run(disks.write_files(vm, (("firecracker.json", b"{}"), ("metrics.json", b""))))
+    written = disks.run_dir(vm) / "firecracker.json"
+    assert (written.is_symlink(), written.read_bytes(), stat.S_IMODE(written.stat().st_mode)) == (
+        False,
+        b"{}",
+        0o600,
+    )
+    assert disks.is_fresh(vm)
+    (disks.run_dir(vm) / "control.sock").touch()
+    assert not disks.is_fresh(vm)
