@@ -21,7 +21,7 @@ PATIENCE = "600"
 def main(words: list[str]) -> int:
     """pytest's exit status."""
     here = words[:1] == ["--here"]
-    chosen = [word for word in words[here:]] or list(SUBSET)
+    chosen = list(words[here:]) or list(SUBSET)
     arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10", *chosen]
     if here:
         return subprocess.run([sys.executable, *arguments], cwd=REPO, check=False).returncode

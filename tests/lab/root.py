@@ -30,10 +30,13 @@ def _make(folder: Path) -> None:
         options = f"lowerdir={base_root(SUITE)},upperdir={upper},workdir={inner}"
         subprocess.run(["mount", "-t", "overlay", "overlay", "-o", options, str(merged)], check=True)
         try:
-            script = (
-                f"mkdir -p {SOURCE} && cd /src && tar c --exclude=.venv --exclude=.cache --exclude=build . | tar x -C {SOURCE}"
-                f" && cd {SOURCE} && packaging/prepare test && apt-get -q -y --no-install-recommends install udev kmod && apt-get clean && rm -rf /var/lib/apt/lists /root/.cache"
-            )
+            script = f"""
+                mkdir -p {SOURCE}
+                cd /src && tar c --exclude=.venv --exclude=.cache --exclude=build . | tar x -C {SOURCE}
+                cd {SOURCE} && packaging/prepare test
+                apt-get -q -y --no-install-recommends install udev kmod
+                apt-get clean && rm -rf /var/lib/apt/lists /root/.cache
+            """
             _run(
                 "systemd-nspawn", "-q", "-D", str(merged), "--register=no", "--keep-unit", "--console=pipe",
                 f"--bind-ro={REPO}:/src", *with_host_network(), "sh", "-ec", script,

@@ -52,10 +52,11 @@ class Guest(Link):
 @pytest.fixture
 def guest_of(folder: Path, start_shim: Callable[..., Shim]) -> Iterator[tuple[Shim, Guest]]:
     with socket.socket(socket.AF_UNIX) as listener:
+        shim = start_shim(vmm=["sleep", "1000"], channel="vsock:v.sock")
+        shim.status()  # answered when the VMM was started, before which a socket of this name was removed
         listener.bind(str(folder / "v.sock"))
         listener.listen()
         listener.settimeout(20)
-        shim = start_shim(vmm=["sleep", "1000"], channel="vsock:v.sock")
         guest = Guest(listener)
         guest.listener = listener  # type: ignore[attr-defined]
         yield shim, guest

@@ -30,7 +30,7 @@ _GROUPS = {
     "spec": ("image", "kernel", "vcpu", "memory", "disk", "caches", "nat"),
     "guest": ("file_sync", "address", "sessions", "memory_total", "memory_available", "listening"),
     "ssh": ("host_keys", "ssh_keys"),
-    "runs on": ("vmm", "accelerator", "timings_ms"),
+    "runs on": ("vmm", "accelerator", "vmm_reason", "timings_ms"),
 }
 _BYTES = {"memory", "disk", "memory_total", "memory_available"}
 _UNSHOWN = {"path", "short_id", "owner"}

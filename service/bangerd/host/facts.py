@@ -55,7 +55,10 @@ class HostFacts:
 
 
 def probe_kvm() -> tuple[bool, str]:
-    """Whether KVM works here, and why (not). The device alone says little: in a VM without nested virtualization it opens, yet runs no stock kernel."""
+    """Whether KVM works here, and why (not).
+
+    The device alone says little: in a VM without nested virtualization it opens, yet runs no stock kernel.
+    """
     flags = next(
         (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), ""
     )
