@@ -15,13 +15,13 @@ def main() -> None:
     _ensure_standard_streams()
     words = sys.argv[1:]
     if words[:1] == ["ssh-connect"]:  # ssh waits for it, twice in each connection
-        from banger.ssh.connect import run
+        from banger.ssh.connect import run as dispatch
 
         words = words[1:]
     else:
-        from banger.cli import run
+        from banger.cli import main as dispatch
 
-    status = run(words)
+    status = dispatch(words)
     # Tearing GLib and the interpreter down takes 20 ms, a sixth of all, and there is nothing left to tidy up
     # but what asked for it.
     atexit._run_exitfuncs()  # noqa: SLF001 - what sys.exit would do first

@@ -24,7 +24,7 @@ SLOW = {
 
 def imported(*words: str) -> set[str]:
     """Modules that a command has imported at its end."""
-    script = "import json, sys\nfrom banger.cli import run\nrun(sys.argv[1:])\nprint(json.dumps(list(sys.modules)))"
+    script = "import json, sys\nfrom banger.cli import main\nmain(sys.argv[1:])\nprint(json.dumps(list(sys.modules)))"
     env = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(CLIENT),

@@ -13,11 +13,11 @@ PREPARE = ("vm", "workspace", "prepare", "web")
 def test_dry_run_lists_what_would_be_taken(repos: Repos, capsys: pytest.CaptureFixture[str]):
     """One line a file, whatever its name; the sum on standard error."""
     repo = repos.make({"a": "1", "sub/b": "22", "new\nline": "3", 'qu"ote': "4", '"': "5", "ü": "6"})
-    assert cli.run([*PREPARE, str(repo), "--dry-run"]) == 0
+    assert cli.main([*PREPARE, str(repo), "--dry-run"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines() == ['"\\""', "a", '"new\\nline"', 'qu"ote', "sub/b", "ü"]
     assert err == "6 files, 7 B, to /root/app\n"
-    assert cli.run([*PREPARE, str(repo), "--dry-run", "--quiet"]) == 0
+    assert cli.main([*PREPARE, str(repo), "--dry-run", "--quiet"]) == 0
     assert capsys.readouterr() == (out, "")
 
 
@@ -25,7 +25,7 @@ def test_dry_run_for_scripts(repos: Repos, capsys: pytest.CaptureFixture[str]):
     repo = repos.make({"a": "1", "l\udcff": "22"})
     (repo / "link").symlink_to("a")
     repos.git(repo, "add", "link")
-    assert cli.run([*PREPARE, str(repo), "--dry-run", "--json", "--branch", "try"]) == 0
+    assert cli.main([*PREPARE, str(repo), "--dry-run", "--json", "--branch", "try"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
     assert json.loads(out) == {
@@ -68,6 +68,6 @@ def test_wrong_requests(
 ):
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere")
     repo = repos.make({"a": "1"})
-    assert cli.run([word.format(repo=repo) for word in words]) == status
+    assert cli.main([word.format(repo=repo) for word in words]) == status
     out, err = capsys.readouterr()
     assert (out, said in err) == ("", True), err

@@ -19,7 +19,7 @@ from banger.trace import TRACE
 _WITH_COMMAND = ("run", "exec", "ssh")
 
 
-def run(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Carry out `argv` (without the program's name) and return the exit status. Never raises."""
     if argv[:1] == ["__complete"]:
         return _complete(argv[1:])
