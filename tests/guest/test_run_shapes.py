@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -176,3 +179,39 @@ def test_the_users_whole_host_is_busy_on_both_ends(alice: User, box: str) -> Non
     script = f"banger vm exec {box} -- head -c 20M /dev/zero | (sleep 2; sha256sum)"
     done = alice.run("sh", "-c", script)
     assert done.out.split()[0] == hashlib.sha256(bytes(20 * MIB)).hexdigest()
+
+
+@pytest.fixture
+def impatient(cache: Path, library: Path) -> Iterator[Machine]:
+    """A machine of its own, whose service waits for guests a few seconds only."""
+    folder = cache / f"impatient-{os.getpid()}"
+    folder.mkdir()
+    made = Machine(f"bgw{os.getpid()}", folder, library, "boot_timeout_s = 4\n")
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+        shutil.rmtree(folder)
+
+
+def test_a_guest_that_never_comes_up_is_kept_for_its_log(impatient: Machine) -> None:
+    """Also with --rm. Its VMM is stopped, so that it stays silent however fast the machine is."""
+    alice = impatient.user(ALICE)
+    client = alice.popen(
+        "banger", "vm", "run", "--rm", "--name", "silent", "--", "true", stderr=subprocess.PIPE
+    )
+    found: list[int] = []
+    while not found:
+        assert client.poll() is None
+        processes = impatient.netns.processes().items()
+        found = [pid for pid, line in processes if "qemu-system" in line and "banger-shim" not in line]
+    os.kill(found[0], signal.SIGSTOP)
+    _, err = client.communicate(timeout=60)
+    assert client.returncode == 125, err
+    assert b"the guest did not answer within 4 s; `banger vm logs silent` shows its console" in err
+    assert alice.state("silent") == "failed"
+    assert alice.banger("vm", "logs", "silent").status == 0
+    assert impatient.running_traces() == []
+    alice.ok("vm", "delete", "silent")
+    assert impatient.traces() == []
