@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from privatehost import POLKIT, TOP, Layout, PrivateHost
+from tests.bench.registry import CONFIG, RULE
 from tests.bench.stats import Series
 from tests.guest.machine import ALICE, Machine
 
@@ -36,7 +37,7 @@ class BenchMachine(Machine):
     """A machine of the guest tests, traced, and with a way out for NAT."""
 
     def __init__(self, name: str, folder: Path, library: Path) -> None:
-        super().__init__(name, folder, library, f"max_vms_per_user = {VMS + 10}\n")
+        super().__init__(name, folder, library, f"max_vms_per_user = {VMS + 10}\n{CONFIG}", RULE)
         self.layout = TracedLayout(**{f.name: getattr(self.layout, f.name) for f in fields(Layout)})
         self.host = PrivateHost(self.layout)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import completion, imports, phases, shim, stock, workspace
+from tests.bench import completion, images, imports, phases, shim, stock, workspace
 from tests.bench.floor import Floor, Run, disk_series
 from tests.bench.guest import stretches
 from tests.bench.host import HERE, Host
@@ -151,6 +151,23 @@ def _workspace(bench: Bench, files: int, turns: int, *, warm: bool = False) -> I
     bench.goals.append(ratio("… without .git (for comparison)", ours, without, 1.1))
 
 
+def pull(bench: Bench) -> Iterator[str]:
+    """An image of a registry, turn by turn with the tools that do it by hand."""
+    sheet = Sheet()
+    with images.served(bench.host, bench.folder / "pull"):
+        images.by_banger(bench.host)
+        for _ in range(bench.n):
+            hand = images.by_hand(bench.host, bench.folder / "by-hand")
+            sheet.add(
+                {"banger image pull": images.by_banger(bench.host), "by hand": sum(hand.values()), **hand}
+            )
+    bench.keep(sheet)
+    size = images.LAYERS * images.FILES * images.MEAN / 1e6
+    title = f"An image of {images.LAYERS} layers, {images.LAYERS * images.FILES:,} files, {size:.0f} MB"
+    yield table(title, HEADS, durations(sheet.values()))
+    bench.goals.append(ratio("image pull / by hand", sheet["banger image pull"], sheet["by hand"], 1.1))
+
+
 def disk(bench: Bench) -> Iterator[str]:
     """A VM's disk."""
     series = disk_series(bench.floor, bench.n * 4)
@@ -256,6 +273,7 @@ PARTS = {
     "exec": Part(exec_),
     "run": Part(run),
     "workspace": Part(workspace_),
+    "pull": Part(pull),
     "stock": Part(stock_),
     "completion": Part(completion_),  # the last: it leaves VMs behind
 }

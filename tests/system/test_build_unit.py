@@ -12,6 +12,7 @@ from tests.system.machine import Machine
 DRIVER = """
 import asyncio, shutil, sys
 from pathlib import Path
+from bangerd.core.ports import Order
 from bangerd.host import library, worker
 from bangerd.host.mirror import Mirror
 from bangerd.model.errors import BangerError
@@ -34,6 +35,16 @@ async def main():
             print("image", image.id)
         except BangerError as exc:
             print(type(exc).__name__, exc)
+
+    if "import" in sys.argv:
+        source = open("/usr/src/fake/user.tar", "rb")
+        order = Order("mine", 1000, "alice", 1 << 30)
+        image = await made.import_image(source.fileno(), order, lambda p: None)
+        print("image", image.name, image.init)
+    if "lend" in sys.argv:
+        async with made._workers.job("lent") as job:
+            facts = await made._workers.run(job, "build_image", [], lambda p: None, libraries=Path("/usr/src/lent"))
+        print(facts["said"])
 
 asyncio.run(main())
 """
@@ -118,6 +129,32 @@ def test_an_image_enters(builds: Machine) -> None:
     (image,) = (builds.root / "var/lib/banger/images").iterdir()
     assert (image / "rootfs.squashfs").read_bytes()[:4] == b"hsqs"
     assert (image / "rootfs.squashfs").stat().st_uid == 0
+    settled(builds)
+
+
+def test_a_users_file_is_handed_over(builds: Machine) -> None:
+    """By a service that has no right to write into the worker's folder; read by the real worker."""
+    builds.sh(
+        "cd /usr/src/fake; mkdir -p root/sbin; cp /bin/true root/sbin/init; chown 1000 root/sbin/init;"
+        "tar -C root -c . | gzip >user.tar"
+    )
+    said = builds.run(*SERVICE, "python3", "/usr/src/fake/driver.py", "import").stdout
+    assert said == "image mine /sbin/init\n"
+    (image,) = (builds.root / "var/lib/banger/images").iterdir()
+    assert json.loads((image / "manifest.json").read_text())["owner_uid"] == 1000
+    settled(builds)
+
+
+def test_libraries_are_lent(builds: Machine) -> None:
+    """Python packages of the service's own, where the worker would not find them by itself."""
+    builds.sh("mkdir -p /usr/src/lent; echo 'WORD = \"lent\"' >/usr/src/lent/lent_package.py")
+    worker_does(
+        builds,
+        "import lent_package; place = Path(lent_package.__file__).parent\n"
+        "try:\n    (place / 'x').touch()\nexcept OSError: say(result={'said': lent_package.WORD})",
+    )
+    said = builds.run(*SERVICE, "python3", "/usr/src/fake/driver.py", "lend").stdout
+    assert said == "lent\n"
     settled(builds)
 
 
