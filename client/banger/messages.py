@@ -2,6 +2,7 @@
 
 import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from banger.errors import RUN_FAILED, Failure, UsageError
@@ -75,3 +76,44 @@ def refused(code: int, text: str) -> Failure:
         text or "the guest refused",
         status=code if code in names else RUN_FAILED,
     )
+
+
+class Incoming:
+    """What a guest sends, cut into messages. `ended` is set by whoever takes them, and by nonsense: then it stops."""
+
+    def __init__(self, take: Callable[[int, memoryview], None]) -> None:
+        self._data = bytearray()
+        self._take = take
+        self.ended: int | Failure | None = (
+            None  # the command's status (128+n after signal n), or what came instead
+        )
+
+    def feed(self, data: bytes) -> None:
+        """Hand on the messages that are whole now, those of the protocol's own end aside."""
+        self._data += data
+        at = 0
+        with memoryview(self._data) as view:
+            while len(view) - at >= HEADER.size and self.ended is None:
+                kind, length = HEADER.unpack_from(view, at)
+                if length > MAX_PAYLOAD:
+                    self.ended = broken(f"a message of {length} bytes")
+                    break
+                end = at + HEADER.size + length
+                if end > len(view):
+                    break
+                with view[at + HEADER.size : end] as payload:
+                    self._message(kind, payload)
+                at = end
+        del self._data[:at]
+
+    def _message(self, kind: int, payload: memoryview) -> None:
+        if kind == EXIT and len(payload) == 8:
+            how, value = struct.unpack("<II", payload)
+            self.ended = min(128 + value, 255) if how else value & 0xFF
+        elif kind == ERROR and len(payload) >= 4:
+            text = bytes(payload[4:]).decode("utf-8", "replace")
+            self.ended = refused(U32.unpack_from(payload)[0], text)
+        elif kind in (STDOUT, STDERR) or (kind in (STARTED, STDIN_CREDIT) and len(payload) == 4):
+            self._take(kind, payload)
+        else:
+            self.ended = broken(f"message {kind} of {len(payload)} bytes")

@@ -37,7 +37,6 @@ class _State:
 
     credit: int = 0
     stdin_open: bool = True
-    end: int | Failure | None = None  # the exit status, or what came instead; output may still be pending
     left: Failure | None = None  # we leave at once
     interrupts: list[float] = field(default_factory=list)
     escapes: int = 0
@@ -72,7 +71,7 @@ class _Session:
         self._timeout_s = timeout_s
         self._link = link
         self._out = bytearray(first)
-        self._in = bytearray()
+        self._in = messages.Incoming(self._message)
         self._tty = tty
         self._state = _State()
         self._sinks = {
@@ -91,8 +90,8 @@ class _Session:
         while True:
             if state.left is not None:
                 raise state.left
-            if state.end is not None and not self._pending():
-                return self._result(state.end)
+            if self._in.ended is not None and not self._pending():
+                return self._result(self._in.ended)
             for fd, events in self._poll():
                 self._handle(fd, events)
             if time.monotonic() >= state.deadline:
@@ -118,7 +117,7 @@ class _Session:
         poll.register(self._wakeup, select.POLLIN)
         # A stream of ours that is full holds the guest back: we read no more until it drains.
         link_events = (0 if self._pending() else select.POLLIN) | (select.POLLOUT if self._out else 0)
-        if state.end is None and link_events:
+        if self._in.ended is None and link_events:
             poll.register(self._link, link_events)
         for sink in self._sinks.values():
             if sink.open:
@@ -250,7 +249,7 @@ class _Session:
         except OSError:
             data = b""
         if not data:
-            self._state.end = Failure(
+            self._in.ended = Failure(
                 "GuestGone",
                 "the guest went away before the command ended",
                 why="it was powered off, stopped or crashed",
@@ -258,43 +257,16 @@ class _Session:
                 status=RUN_FAILED,
             )
             return
-        self._in += data
-        self._take_messages()
-
-    def _take_messages(self) -> None:
-        state, at = self._state, 0
-        with memoryview(self._in) as view:
-            while len(view) - at >= messages.HEADER.size and state.end is None:
-                kind, length = messages.HEADER.unpack_from(view, at)
-                if length > messages.MAX_PAYLOAD:
-                    state.end = messages.broken(f"a message of {length} bytes")
-                    break
-                end = at + messages.HEADER.size + length
-                if end > len(view):
-                    break
-                with view[at + messages.HEADER.size : end] as payload:
-                    self._message(kind, payload)
-                at = end
-        del self._in[:at]
+        self._in.feed(data)
 
     def _message(self, kind: int, payload: memoryview) -> None:
         state = self._state
         if kind in self._sinks:
             self._output(kind, payload)
-        elif kind == messages.STDIN_CREDIT and len(payload) == 4:
+        elif kind == messages.STDIN_CREDIT:
             state.credit += messages.U32.unpack(payload)[0]
-        elif kind == messages.STARTED and len(payload) == 4:
-            if self._timeout_s is not None and math.isinf(state.deadline):
-                state.deadline = time.monotonic() + self._timeout_s
-        elif kind == messages.EXIT and len(payload) == 8:
-            how, value = struct.unpack("<II", payload)
-            state.end = min(128 + value, 255) if how else value & 0xFF
-        elif kind == messages.ERROR and len(payload) >= 4:
-            state.end = messages.refused(
-                messages.U32.unpack_from(payload)[0], bytes(payload[4:]).decode("utf-8", "replace")
-            )
-        else:
-            state.end = messages.broken(f"message {kind} of {len(payload)} bytes")
+        elif self._timeout_s is not None and math.isinf(state.deadline):  # it has started
+            state.deadline = time.monotonic() + self._timeout_s
 
     def _output(self, kind: int, payload: memoryview) -> None:
         sink, state = self._sinks[kind], self._state

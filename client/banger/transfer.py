@@ -6,7 +6,6 @@ messages"), and what comes from the guest is checked for shape and size.
 
 import select
 import socket
-import struct
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -58,17 +57,16 @@ class _Transfer:
     ) -> None:
         self._link = link
         self._out = bytearray(first)
-        self._in = bytearray()
+        self._in = messages.Incoming(self._message)
         self._source: Iterator[Chunk] | None = source
         self._rest = memoryview(b"")  # of the source's last chunk
         self._credit = 0
         self._sink = sink
         self._stderr = bytearray()
-        self._end: Outcome | Failure | None = None
 
     def run(self) -> Outcome:
         poll = select.poll()
-        while self._end is None:
+        while self._in.ended is None:
             self._fill()
             poll.register(self._link, select.POLLIN | (select.POLLOUT if self._out else 0))
             for _fd, events in poll.poll():
@@ -76,9 +74,9 @@ class _Transfer:
                     self._flush()
                 if events & ~select.POLLOUT:
                     self._receive()
-        if isinstance(self._end, Failure):
-            raise self._end
-        return self._end
+        if isinstance(self._in.ended, Failure):
+            raise self._in.ended
+        return Outcome(self._in.ended, self._stderr.decode("utf-8", "replace"))
 
     def _fill(self) -> None:
         """Take from the source as much as the guest will have and the queue holds."""
@@ -115,7 +113,7 @@ class _Transfer:
         except OSError:
             data = b""
         if not data:
-            self._end = Failure(
+            self._in.ended = Failure(
                 "GuestGone",
                 "the guest went away in the midst of it",
                 why="it was powered off, stopped or crashed",
@@ -123,21 +121,7 @@ class _Transfer:
                 status=RUN_FAILED,
             )
             return
-        self._in += data
-        at = 0
-        with memoryview(self._in) as view:
-            while len(view) - at >= messages.HEADER.size and self._end is None:
-                kind, length = messages.HEADER.unpack_from(view, at)
-                if length > messages.MAX_PAYLOAD:
-                    self._end = messages.broken(f"a message of {length} bytes")
-                    break
-                end = at + messages.HEADER.size + length
-                if end > len(view):
-                    break
-                with view[at + messages.HEADER.size : end] as payload:
-                    self._message(kind, payload)
-                at = end
-        del self._in[:at]
+        self._in.feed(data)
 
     def _message(self, kind: int, payload: memoryview) -> None:
         if kind == messages.STDOUT:
@@ -145,16 +129,5 @@ class _Transfer:
         elif kind == messages.STDERR:
             self._stderr += payload
             del self._stderr[:-_STDERR_KEPT]
-        elif kind == messages.STDIN_CREDIT and len(payload) == 4:
+        elif kind == messages.STDIN_CREDIT:
             self._credit += messages.U32.unpack(payload)[0]
-        elif kind == messages.STARTED and len(payload) == 4:
-            pass
-        elif kind == messages.EXIT and len(payload) == 8:
-            how, value = struct.unpack("<II", payload)
-            status = min(128 + value, 255) if how else value & 0xFF
-            self._end = Outcome(status, self._stderr.decode("utf-8", "replace"))
-        elif kind == messages.ERROR and len(payload) >= 4:
-            code = messages.U32.unpack_from(payload)[0]
-            self._end = messages.refused(code, bytes(payload[4:]).decode("utf-8", "replace"))
-        else:
-            self._end = messages.broken(f"message {kind} of {len(payload)} bytes")
