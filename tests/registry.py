@@ -25,8 +25,11 @@ class LocalRegistry:
             f"http: {{addr: '{self.host}'}}\n"
         )
         self._log = (folder / "log").open("wb")
+        # It ends with us, also where a test run is killed.
         self._process = subprocess.Popen(
-            [*within, "docker-registry", "serve", str(config)], stdout=self._log, stderr=self._log
+            [*within, "setpriv", "--pdeathsig", "KILL", "docker-registry", "serve", str(config)],
+            stdout=self._log,
+            stderr=self._log,
         )
         deadline = time.monotonic() + 20
         while not self._answers():

@@ -7,6 +7,7 @@ image's configuration says, nothing much for a plain root file system.
 """
 
 import argparse
+import ctypes
 import os
 import select
 import shutil
@@ -18,6 +19,8 @@ from pathlib import Path
 from bangerd.workers import archive, flatten, image_archive, reports
 from bangerd.workers.layer_tar import BLOCK, Budget
 from bangerd.workers.reports import Reports, WorkerError
+
+_CLONE_NEWNET = 0x40000000
 
 
 def make(options: argparse.Namespace, report: Reports) -> dict[str, object]:
@@ -87,6 +90,9 @@ def main() -> int:
     parser.add_argument("--socket", type=Path, required=True, help="where the descriptor comes from")
     flatten.add_arguments(parser)
     options = parser.parse_args()
+    # Nothing here needs a network, and what is read may be hostile.
+    if ctypes.CDLL(None, use_errno=True).unshare(_CLONE_NEWNET) != 0:
+        raise OSError(ctypes.get_errno(), "no network namespace of one's own")
     return reports.run(lambda report: make(options, report))
 
 
