@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Generator, Iterator
@@ -17,6 +18,12 @@ REQUIRE = os.environ.get("BANGER_REQUIRE", "") not in ("", "0")
 ROOT_LAYERS = frozenset({"netns", "guest", "system", "lab"})
 # Their VMs live in network namespaces of their machines, whose own checks look there; here others may be at work.
 AWAY_LAYERS = frozenset({"guest", "system"})
+
+
+# Started by nohup, or in the background of a script, everything below would ignore these for good.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def layer_of(path: Path) -> str:
