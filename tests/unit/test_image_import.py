@@ -6,7 +6,9 @@ import json
 import os
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from tests.ocilayout import Layout, digest_of, folder, member, tar
@@ -15,7 +17,8 @@ from tests.unit.library_bench import Bench
 from tests.unit.user_images import CONFIG, LAYERS, ORDER, Pull, listing
 
 from bangerd.core.ports import Order
-from bangerd.model.errors import DigestMismatch, OCILayerInvalid, PullFailed
+from bangerd.host import manifest
+from bangerd.model.errors import DigestMismatch, OCILayerInvalid, PullFailed, StepFailed
 from bangerd.model.image import Image
 
 pytestmark = [
@@ -135,6 +138,25 @@ async def test_files_that_only_look_like_an_image_are_root_file_systems(
     )
     image = await handed_over(bench, os.open(tmp_path / "file", os.O_RDONLY))
     assert "bin/x" in listing(bench, image)
+
+
+async def test_an_id_that_is_that_of_anothers_image(bench: Bench, tmp_path: Path) -> None:
+    """48 bits can be found by trying names; what others make VMs from is not to be had by that."""
+    (tmp_path / "file").write_bytes(ROOTFS)
+    image = await handed_over(bench, os.open(tmp_path / "file", os.O_RDONLY))
+    assert await handed_over(bench, os.open(tmp_path / "file", os.O_RDONLY)) == replace(
+        image, created_at=ANY
+    )
+    folder_of_it = bench.library.image_path(image).parent
+    for theirs in (
+        replace(image, owner_uid=0, name="debian-bookworm"),
+        replace(image, owner_uid=1001),
+        replace(image, digest="sha256:" + "0" * 64),
+    ):
+        manifest.write(folder_of_it, theirs)
+        with pytest.raises(StepFailed, match=f"the id {image.id} is that of another image"):
+            await handed_over(bench, os.open(tmp_path / "file", os.O_RDONLY))
+        assert bench.open().images() == (theirs,)
 
 
 async def test_import_of_no_file(bench: Bench, tmp_path: Path) -> None:

@@ -27,6 +27,15 @@ def read_further(folder: Path, key: str) -> str:
     return str(json.loads((folder / NAME).read_text()).get(key, ""))
 
 
+def is_same(folder: Path, image: Image) -> bool:
+    """Whether the folder's manifest is about this image: whose it is, its name and content. One that is damaged may be."""
+    try:
+        there = _read(folder / NAME, Image)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return True
+    return (there.owner_uid, there.name, there.digest) == (image.owner_uid, image.name, image.digest)
+
+
 def load_all(parent: Path, kind: type[_Described]) -> dict[str, _Described]:
     """All that is described in the folders of `parent`, by id. What cannot be read is left out and logged."""
     found = {}

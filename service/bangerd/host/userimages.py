@@ -17,7 +17,7 @@ from bangerd.host.delivery import Delivery
 from bangerd.host.handover import NAME, handing_over
 from bangerd.host.thread import in_thread
 from bangerd.host.worker import Job, Workers
-from bangerd.model.errors import HostNotReady, LimitReached
+from bangerd.model.errors import HostNotReady, LimitReached, StepFailed
 from bangerd.model.image import Image
 from bangerd.model.reference import Reference
 from bangerd.model.vm import MIB
@@ -110,9 +110,12 @@ class UserImages:
         return image
 
     def _place(self, delivery: Delivery, image: Image) -> None:
-        """Content that is here already gets what is said of it now."""
+        """Content that is here already gets what is said of it now. Raises StepFailed."""
         target = self._images_dir / image.id
         if target.exists():
+            # An id is short: who has time to count finds a name that makes it the id of another's image.
+            if not manifest.is_same(target, image):
+                raise StepFailed(f"the id {image.id} is that of another image already; choose another name")
             manifest.write(target, image)
             return
         manifest.write(delivery.folder, image)
