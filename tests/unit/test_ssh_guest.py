@@ -2,9 +2,12 @@
 
 import stat
 import subprocess
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from tests.unit.workspace_guest import Guest, Link, message
 
 from banger.ssh import reach
 
@@ -97,3 +100,24 @@ def test_a_full_disk_costs_no_key(tmp_path: Path) -> None:
 )
 def test_names_in_hosts(host: str, name: str) -> None:
     assert reach.vm_name(host) == name
+
+
+def test_a_guest_that_says_much_fills_no_memory(guest: Guest) -> None:
+    """Of an answer only the beginning is looked at, and no more is kept."""
+    much = 64 * 1024 * 1024
+
+    def play(link: Link) -> None:
+        link.sendall(message(17, b"booting "))
+        for _ in range(much // 65536):
+            link.sendall(message(17, b"x" * 65536))
+        link.sendall(message(19, bytes(8)))
+
+    guest.play = play
+    target = reach.Target("/vm", "web", "", reachable=False, host_keys=(), knows=())
+    service = SimpleNamespace(open_session=lambda _vm: guest.open_session())
+    tracemalloc.start()
+    try:
+        assert reach.ask(service, target) == "booting"  # type: ignore[arg-type]
+        assert tracemalloc.get_traced_memory()[1] < much // 8
+    finally:
+        tracemalloc.stop()

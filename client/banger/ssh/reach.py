@@ -15,6 +15,7 @@ from banger.ssh.openssh import DOMAIN
 SSH_PORT = 22
 _LOOK_S = 0.2
 _START_S = 120.0
+_MOST = 64 * 1024  # bytes of a guest's answer that are looked at
 
 _NEXT = {
     "paused": "`banger vm resume {}` lets it go on",
@@ -141,7 +142,7 @@ def let_in(service: Service, target: Target, key: keys.Key) -> None:
     """See that the guest's root lets `key` in: one that was made with another key is told. Raises Failure."""
     if keys.same(key.public) in map(keys.same, target.knows):
         return
-    said = _run(service, target, _ADD_KEY, f"{key.public}\n".encode())
+    said, _ = _run(service, target, _ADD_KEY, f"{key.public}\n".encode())
     if said is None:
         return
     raise Failure(
@@ -156,17 +157,15 @@ def host_keys(service: Service, target: Target) -> tuple[str, ...]:
     """The keys by which the guest's sshd is known; a VM made before these were kept is asked over its own channel."""
     if target.host_keys:
         return target.host_keys
-    out: list[bytes] = []
-    _run(service, target, "cat /etc/ssh/ssh_host_*_key.pub", sink=lambda data: out.append(bytes(data)))
-    lines = b"".join(out)[: 64 * 1024].decode("ascii", "replace").splitlines()
+    _, out = _run(service, target, "cat /etc/ssh/ssh_host_*_key.pub")
+    lines = out.decode("ascii", "replace").splitlines()
     return tuple(" ".join(line.split()[:2]) for line in lines if line)
 
 
 def ask(service: Service, target: Target) -> str:
     """Whether the guest's sshd is "up" or its system still "booting". Raises Failure for a guest without one."""
-    out: list[bytes] = []
-    trouble = _run(service, target, _ASK, sink=lambda data: out.append(bytes(data)))
-    word, _, why = b"".join(out)[:4096].decode("utf-8", "replace").strip().partition(" ")
+    trouble, out = _run(service, target, _ASK)
+    word, _, why = out[:4096].decode("utf-8", "replace").strip().partition(" ")
     if word in ("up", "booting"):
         return word
     around = f"`banger vm exec {target.name}` gives a shell, `banger vm cp` copies, both without ssh"
@@ -182,14 +181,14 @@ def ask(service: Service, target: Target) -> str:
     )
 
 
-def _run(
-    service: Service,
-    target: Target,
-    script: str,
-    data: bytes = b"",
-    sink: Callable[[memoryview], object] = lambda _data: None,
-) -> str | None:
-    """Run a script as the guest's root; None when it went well, else what it said."""
+def _run(service: Service, target: Target, script: str, data: bytes = b"") -> tuple[str | None, bytes]:
+    """Run a script as the guest's root; None when it went well, else what it said, and the beginning of its output."""
+    out = bytearray()
+
+    def hear(heard: memoryview) -> None:
+        out.extend(heard[: _MOST - len(out)])
+
     command = messages.Command(("/bin/sh", "-c", script))
-    done = transfer.run(service.open_session(target.vm), command, source=(data,), sink=sink)
-    return None if done.status == 0 else done.stderr.strip()[-400:] or f"it ended with status {done.status}"
+    done = transfer.run(service.open_session(target.vm), command, source=(data,), sink=hear)
+    said = done.stderr.strip()[-400:] or f"it ended with status {done.status}"
+    return None if done.status == 0 else said, bytes(out)
