@@ -259,6 +259,14 @@ def test_deep_links_cost_no_time(take: Take) -> None:
         take(data + END)
 
 
+def test_folders_that_nobody_announced(take: Take) -> None:
+    """Each member counts, and so must what it brings along."""
+    deep = b"/".join([b"d"] * 240)
+    data = b"".join(long(b"L", b"%d/%s/f" % (number, deep)) + block(b"f") for number in range(45))
+    with pytest.raises(Failure, match=r"more than 10,000 folders in it that it does not name"):
+        take(data + END)
+
+
 def test_names_of_other_systems_are_names(take: Take, tmp_path: Path) -> None:
     names = [
         b"a\\b",

@@ -9,6 +9,7 @@ from banger.archive.member import Kind, Member, Path, refused, shown
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_MOST_IMPLIED = 10_000  # folders without a member; tar has one for each, but for those above what it was asked for
 _SKIP_HINT = "`--skip-unsafe` leaves such members out; nothing was changed here"
 
 
@@ -28,6 +29,7 @@ class Extraction:
         self._root = root
         self._kinds: dict[Path, Kind] = {(): Kind.FOLDER}
         self._links: dict[Path, bytes] = {}
+        self._implied = 0
         self._way: list[tuple[bytes, int]] = []  # open folders, from the root to the last that was used
         self._file = -1
         self._member: Member | None = None
@@ -49,7 +51,8 @@ class Extraction:
             self._unsafe("is a device or a FIFO", member.path)
             return
         if member.kind is Kind.FOLDER:
-            self._ensure_folder(member.path)
+            self._ensure_folder(member.path[:-1])
+            self._ensure_folder(member.path, implied=False)
             self.folders[member.path] = member.mode, member.mtime_ns
             return
         self._ensure_folder(member.path[:-1])
@@ -132,13 +135,16 @@ class Extraction:
             os.close(folder)
         self._kinds[member.path] = Kind.FILE
 
-    def _ensure_folder(self, path: Path) -> None:
+    def _ensure_folder(self, path: Path, *, implied: bool = True) -> None:
         known = len(path)
         while path[:known] not in self._kinds:
             known -= 1
         for length in range(known, len(path) + 1):
             at = path[:length]
             if length > known:
+                self._implied += implied
+                if self._implied > _MOST_IMPLIED:  # each member could bring hundreds, which nobody announced
+                    raise refused(f"there are more than {_MOST_IMPLIED:,} folders in it that it does not name")
                 parent = self._at(at[:-1])
                 with _once(at):
                     os.mkdir(at[-1], 0o700, dir_fd=parent)
