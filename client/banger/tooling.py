@@ -49,6 +49,7 @@ _ONLY_HERE = re.compile(r"(//|^)(localhost|127\.|\[::1\])", re.IGNORECASE)
 _NOTHING, _NO_MISE = 3, 4  # statuses of _LAUNCH
 _PATIENCE_S = 2.0
 _MOST = 256 * 1024  # bytes of a guest's answer that are looked at
+_MOST_TOLD = 20  # bootstraps; a screen is not for a guest to fill
 
 # sh -c _LAUNCH sh FOLDER TOP BASE WORKER. Done at once; what it starts is of another session than ours.
 _LAUNCH = f"""\
@@ -188,7 +189,7 @@ def status(service: Service, vm: str) -> tuple[Bootstrap, ...]:
 
 def parse(answer: bytes) -> Iterable[Bootstrap]:
     """What `_STATUS` printed; what makes no sense is left out."""
-    parts = answer.split(b"\0")
+    parts = answer.split(b"\0")[: 2 * _MOST_TOLD]
     for name, text in zip(parts[::2], parts[1::2], strict=False):
         repo = os.fsdecode(name).removeprefix(_PREFIX).removesuffix(".status")
         facts = dict(line.partition("=")[::2] for line in text.decode("ascii", "replace").splitlines())

@@ -211,6 +211,11 @@ def test_what_a_guest_may_say() -> None:
     ]  # fmt: skip
 
 
+def test_a_guest_does_not_fill_the_screen() -> None:
+    answer = b"".join(b"vm-run-tooling-%d.status\0state=done\n\0" % number for number in range(5000))
+    assert len(tuple(tooling.parse(answer))) == 20
+
+
 def test_mirrors() -> None:
     good = {
         "npm_config_registry": "https://npm.example.org/", "PIP_INDEX_URL": "https://pypi.example.org/simple",
