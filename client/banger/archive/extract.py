@@ -9,7 +9,9 @@ from banger.archive.member import Kind, Member, Path, refused, shown
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_MOST_IMPLIED = 10_000  # folders without a member; tar has one for each, but for those above what it was asked for
+_MOST_IMPLIED = (
+    10_000  # folders without a member; tar has one for each, but for those above what it was asked for
+)
 _SKIP_HINT = "`--skip-unsafe` leaves such members out; nothing was changed here"
 
 
@@ -144,7 +146,9 @@ class Extraction:
             if length > known:
                 self._implied += implied
                 if self._implied > _MOST_IMPLIED:  # each member could bring hundreds, which nobody announced
-                    raise refused(f"there are more than {_MOST_IMPLIED:,} folders in it that it does not name")
+                    raise refused(
+                        f"there are more than {_MOST_IMPLIED:,} folders in it that it does not name"
+                    )
                 parent = self._at(at[:-1])
                 with _once(at):
                     os.mkdir(at[-1], 0o700, dir_fd=parent)

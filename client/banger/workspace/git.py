@@ -42,7 +42,9 @@ _CONFIG = (
     "gc.auto=0",
     "maintenance.auto=false",
     "submodule.recurse=false",
+    # By name, too: a repository's own settings of a protocol would count more than that for all.
     "protocol.allow=never",
+    *(f"protocol.{name}.allow=never" for name in ("ext", "fd", "file", "git", "http", "https", "ssh")),
 )
 
 
@@ -62,15 +64,18 @@ class Git:
             argv.append(f"--git-dir={self.git_dir}")
         if self.work_tree is not None:
             argv.append(f"--work-tree={self.work_tree}")
-        for setting in (*_CONFIG, *self.config):
-            argv += ["-c", setting]
         return [*argv, *words]
 
     def environment(self) -> dict[str, str]:
         kept = {
             key: value for key, value in os.environ.items() if not key.startswith("GIT_") or key in _KEPT
         }
-        return {**kept, **_SET, **self.env}
+        # Not with -c, which takes the first "=" for the key's end: a hostile repository's names have one.
+        settings = (*_CONFIG, *self.config)
+        own = {"GIT_CONFIG_COUNT": str(len(settings))}
+        for number, setting in enumerate(settings):
+            own[f"GIT_CONFIG_KEY_{number}"], _, own[f"GIT_CONFIG_VALUE_{number}"] = setting.rpartition("=")
+        return {**kept, **_SET, **own, **self.env}
 
     def ask(self, *words: str, data: bytes = b"") -> tuple[int, bytes, str]:
         """Exit status, output and error text of `git WORDS` with `data` as input. Raises Failure without a git."""

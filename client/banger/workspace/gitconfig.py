@@ -28,16 +28,20 @@ def read(git: Git) -> Settings:
     return settings
 
 
-def without_filters(settings: Settings) -> tuple[str, ...]:
-    """Settings with which no filter of the user's (git-lfs, git-crypt) runs."""
-    names = {key.split(".", 1)[1].rpartition(".")[0] for key in settings if key.startswith("filter.")}
+def without_filters(settings: Settings, begin: str = "") -> tuple[str, ...]:
+    """Settings with which no filter (git-lfs, git-crypt) runs; `begin` "own.": none that this repository names."""
+    begin = f"{begin}filter."
+    names = {key.removeprefix(begin).rpartition(".")[0] for key in settings if key.startswith(begin)}
     off = ("clean=", "smudge=", "process=", "required=false")
     return tuple(f"filter.{name}.{setting}" for name in sorted(names) for setting in off)
 
 
 def ignored_by_the_user(settings: Settings) -> Path:
-    """The file with what the user has git ignore in every repository; it need not be there."""
-    if named := settings.get("core.excludesfile"):
+    """The file with what the user has git ignore in every repository; it need not be there.
+
+    One that this repository alone names counts for nothing: it would be the repository that picks a file of the user's.
+    """
+    if (named := settings.get("core.excludesfile")) and "own.core.excludesfile" not in settings:
         return Path(named).expanduser() if named.startswith("~/") else Path(named)
     folder = os.environ.get("XDG_CONFIG_HOME") or str(Path.home() / ".config")
     return Path(folder) / "git/ignore"

@@ -166,9 +166,9 @@ def committed(repo: Repo, prefix: bytes, commit: str, found: Findings) -> tuple[
         if mode == _GITLINK:
             modules[path] = oid.decode("ascii")
         elif mode == _SYMLINK:
-            entries.append(Entry(path, LINK, 0o777, int(size)))
+            entries.append(Entry(path, LINK, 0o777, _size(size)))
         else:
-            entries.append(Entry(path, FILE, _MODES.get(mode, 0o644), int(size)))
+            entries.append(Entry(path, FILE, _MODES.get(mode, 0o644), _size(size)))
     inner: list[Part] = []
     taken: list[bytes] = []
     for path, inner_commit in modules.items():
@@ -183,6 +183,11 @@ def committed(repo: Repo, prefix: bytes, commit: str, found: Findings) -> tuple[
                 f"submodule {shown}: its commit {inner_commit[:12]} is not here: an empty folder"
             )
     return (Part(repo, prefix, tuple(entries), commit=commit, modules=tuple(taken)), *inner)
+
+
+def _size(text: bytes) -> int:
+    """As ls-tree tells it; of an object that is not here (a partial clone) it only says BAD."""
+    return int(text) if text.isdigit() else 0
 
 
 def _committed_module(repo: Repo, prefix: bytes, path: bytes, oid: str, found: Findings) -> tuple[Part, ...]:

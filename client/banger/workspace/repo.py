@@ -47,6 +47,13 @@ def find(path: Path) -> Repo:
     up, _, git_dir = rest.partition(b"\n")  # the last, as a newline may be in it
     top = Path(os.path.realpath(path / os.fsdecode(up)))
     folder = Path(os.fsdecode(git_dir))
+    if not _belongs(folder, top):
+        raise Failure(
+            "UnsafeRepository",
+            f"the repository of {path} has its files elsewhere, in {top}",
+            why="its setting core.worktree says so, and what is there may not be its own",
+            hint=f"`git -C {path} config --show-origin core.worktree` shows where; unset it if it is wrong",
+        )
     prefix = os.path.relpath(path, top)
     found = Repo(
         top, "" if prefix == "." else prefix, folder, _common(folder), object_format.decode("ascii"), "", ""
@@ -54,9 +61,23 @@ def find(path: Path) -> Repo:
     return _with_head(found)
 
 
+def _belongs(git_dir: Path, top: Path) -> bool:
+    """Whether the folder `top` has a .git that is, or leads to, `git_dir`."""
+    place = top / ".git"
+    try:
+        if place.is_file():
+            text = place.read_bytes().removeprefix(b"gitdir:").strip()
+            place = top / os.fsdecode(text)
+        return place.samefile(git_dir)
+    except (OSError, ValueError):
+        return False
+
+
 def find_module(outer: Repo, path: bytes) -> Repo | None:
     """The submodule at `path` of `outer`; None if it is not checked out, or broken: then git would find `outer`."""
-    place = Path(os.path.realpath(outer.top / os.fsdecode(path)))
+    place = outer.top / os.fsdecode(path)
+    if Path(os.path.realpath(place)) != place:  # a link on the way, of another commit than the submodule's
+        return None
     if not os.path.lexists(place / ".git"):
         return None
     found = find(place)

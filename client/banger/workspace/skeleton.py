@@ -64,6 +64,7 @@ class _Maker:
         ):
             folder.mkdir(parents=True)
         self._files = self._repo.top
+        self._plain: tuple[str, ...] = ()  # settings with which no filter runs that shall not
         if part.commit:
             self._files = place / "tree"
             self._files.mkdir()
@@ -72,12 +73,18 @@ class _Maker:
         settings = gitconfig.read(self._repo.git)
         tree, parents = self._commit()
         if self._part.commit:
+            # As `git checkout` has it, but without programs that the repository's own settings name: it may be
+            # somebody's archive.
+            self._plain = gitconfig.without_filters(settings, "own.")
             staged: set[str] = set()
             base = self._check_out()
         else:
+            # Without programs at all (git-lfs), which also write into the repository. Whoever writes an index runs
+            # them, to see whether a file is what it was.
+            self._plain = gitconfig.without_filters(settings)
             self._take_index()
             staged = self._staged()
-            base = self._snapshot(tree, gitconfig.without_filters(settings))
+            base = self._snapshot(tree)
         refs = self._refs()
         self._pack([oid for oid in (self._head, base, *sorted(staged), *refs.values()) if oid])
         if self._head:
@@ -102,7 +109,7 @@ class _Maker:
             "GIT_OBJECT_DIRECTORY": str(self._scratch),
             "GIT_ALTERNATE_OBJECT_DIRECTORIES": quoted(self._repo.common_dir / "objects"),
         }
-        return Git(self._files, self._repo.git_dir, self._files, {**where, **env})
+        return Git(self._files, self._repo.git_dir, self._files, {**where, **env}, self._plain)
 
     def _commit(self) -> tuple[str, bool]:
         """The commit's tree, and whether it has parents; "" before the first commit."""
@@ -113,7 +120,7 @@ class _Maker:
         return lines[0].removeprefix(b"tree ").decode("ascii"), lines[1].startswith(b"parent ")
 
     def _check_out(self) -> str:
-        """The files of the commit, into a folder of ours, with the user's own filters as `git checkout` has them."""
+        """The files of the commit, into a folder of ours."""
         git = self._git()
         doing = f"cannot lay out the files of {self._head[:12]}"
         git.run("read-tree", self._head, doing=doing)
@@ -159,12 +166,12 @@ class _Maker:
                 found.add(oid.decode("ascii"))
         return found | _oids(self._git().run("ls-files", "-z", "--unmerged")) if conflicts else found
 
-    def _snapshot(self, head_tree: str, plain: tuple[str, ...]) -> str:
+    def _snapshot(self, head_tree: str) -> str:
         """A commit of all that is taken, as it is now: what later counts as changed in the guest differs from it.
 
-        So it is made as the guest's git would: without programs (git-lfs), which also write into the repository.
+        So it is made as the guest's git would: without programs (git-lfs).
         """
-        git = replace(self._git("index.snapshot", **_IDENTITY), config=plain)
+        git = self._git("index.snapshot", **_IDENTITY)
         shutil.copy2(self._out / "index", self._out / "index.snapshot")
         paths = [*self._part.gone, *self._part.modules]
         paths += [
@@ -220,7 +227,10 @@ class _Maker:
     def _copy_info(self, settings: gitconfig.Settings) -> None:
         for name in ("sparse-checkout", "exclude", "attributes"):
             places = (folder / "info" / name for folder in (self._repo.git_dir, self._repo.common_dir))
-            text = next((path.read_bytes() for path in places if path.is_file()), b"")
+            # A link here is none of git's, and would lead to a file that is not the repository's.
+            text = next(
+                (path.read_bytes() for path in places if path.is_file() and not path.is_symlink()), b""
+            )
             if name == "exclude" and (own := gitconfig.ignored_by_the_user(settings)).is_file():
                 text = own.read_bytes() + b"\n" + text  # what git ignores here it shall ignore there
             if text:
