@@ -1,6 +1,7 @@
 """Repositories that somebody made to be taken along, .git and all: no program of theirs runs here, no file of the
 user's goes with them."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_files_that_it_says_are_its_own(repos: Repos, secret: Path) -> None:
             plan(path, Options())
         with pytest.raises(Failure, match="has its files elsewhere"):
             plan(path, Options(all_files=True))
+
+
+def test_an_index_that_leads_out(repos: Repos, secret: Path) -> None:
+    repo = repos.make({"a": "1", "XX/secret": "1"}, str(secret.parent / "app"))
+    index = repo / ".git/index"
+    data = index.read_bytes()[:-20].replace(b"XX/secret", b"../secret")
+    index.write_bytes(data + hashlib.sha1(data, usedforsecurity=False).digest())
+    assert "../secret" in repos.git(repo, "ls-files")
+    assert [entry.path for entry in plan(repo, Options()).files] == [b"a"]
 
 
 def test_a_submodule_behind_a_link(repos: Repos, guest: Guest) -> None:

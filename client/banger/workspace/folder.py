@@ -1,5 +1,6 @@
 """Files below a folder, opened so that no link that somebody puts in the way is followed."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -49,6 +50,8 @@ class Folder:
         if path == self._last:
             return self._last_fd
         names = path.split(b"/") if path else []
+        if b".." in names:  # no git would write it into its index, but somebody else may
+            raise OSError(errno.EXDEV, "it leads out of the folder", os.fsdecode(path))
         same = 0
         while same < min(len(names), len(self._open)) and names[same] == self._open[same][0]:
             same += 1

@@ -28,7 +28,7 @@ def read_further(folder: Path, key: str) -> str:
 
 
 def is_same(folder: Path, image: Image) -> bool:
-    """Whether the folder's manifest is about this image: whose it is, its name and content. One that is damaged may be."""
+    """Whether the folder's manifest is about this image: owner, name and content. One that is damaged may be."""
     try:
         there = _read(folder / NAME, Image)
     except (OSError, ValueError, TypeError, AttributeError):
