@@ -1,11 +1,13 @@
 """What `banger vm workspace` says and with which status it ends, as far as no service is needed."""
 
 import json
+import sys
 
 import pytest
 from tests.unit.workspace_repos import Repos
 
 from banger import cli
+from banger.cli import workspace
 
 PREPARE = ("vm", "workspace", "prepare", "web")
 
@@ -71,3 +73,16 @@ def test_wrong_requests(
     assert cli.main([word.format(repo=repo) for word in words]) == status
     out, err = capsys.readouterr()
     assert (out, said in err) == ("", True), err
+
+
+def test_a_patch_does_not_act_on_a_terminal(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+):
+    patch = b"+a\x1b]0;title\x07b\x1b[2J\n+\xff\n"
+    workspace._print(patch)
+    sys.stdout.flush()
+    assert capfdbinary.readouterr().out == patch
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    workspace._print(patch)
+    sys.stdout.flush()
+    assert capfdbinary.readouterr().out == "+ab\n+\ufffd\n".encode()

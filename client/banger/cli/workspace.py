@@ -12,6 +12,7 @@ from banger.cli import tools
 from banger.cli.guest import Guest
 from banger.cli.options import AS_TRACKED, PEOPLE, Files, Folder, Output, VMName
 from banger.errors import Failure, UsageError
+from banger.logfilter import LogFilter
 from banger.service import Service
 from banger.workspace import export as exports
 from banger.workspace.plan import Plan, plan
@@ -77,7 +78,7 @@ def export(
     vm = service.find_vm(name)
     brought = wanted.run(lambda: service.open_session(vm), output.progress(name))
     if brought.patch and patch == "-":
-        sys.stdout.buffer.write(brought.patch)
+        _print(brought.patch)
         return
     if brought.patch:
         _write(Path(patch), brought.patch)
@@ -85,6 +86,15 @@ def export(
         render.as_json({"vm": name, **brought.record()})
     elif not output.quiet:
         render.note(_told(name, patch, brought))
+
+
+def _print(patch: bytes) -> None:
+    """As it is; but to a terminal only what it shows, as a guest wrote it."""
+    if sys.stdout.isatty():
+        shown = LogFilter(colours=False)
+        sys.stdout.write(shown.feed(patch) + shown.end())
+    else:
+        sys.stdout.buffer.write(patch)
 
 
 def _write(place: Path, patch: bytes) -> None:
