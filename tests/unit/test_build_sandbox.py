@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,7 @@ async def test_cancelled_twice(bench: Bench) -> None:
 
 KILLED = """
 import asyncio, sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 from bangerd.host import library, worker
 from bangerd.host.mirror import Mirror
@@ -195,3 +197,18 @@ async def test_manifests_that_are_none(bench: Bench) -> None:
     del good["labels"]  # a field that an older version did not know
     (bench.state / f"images/{identity}/manifest.json").write_text(json.dumps(good))
     assert [image.id for image in bench.open().images()] == [identity]
+
+
+async def test_users_leave_a_place_for_what_all_share(tmp_path: Path) -> None:
+    """A pipe that nobody writes to holds a worker for as long as its owner likes."""
+    workers = worker.Workers(tmp_path / "work", systemd=False)
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        for _ in range(worker.SLOTS - 1):
+            await stack.enter_async_context(workers.job("import", of_user=True))
+        further = asyncio.create_task(stack.enter_async_context(workers.job("oci", of_user=True)))
+        await stack.enter_async_context(workers.job("image"))
+        assert not further.done()
+        further.cancel()
+        await asyncio.wait({further})
+    async with workers.job("oci", of_user=True):
+        pass

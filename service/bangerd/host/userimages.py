@@ -46,7 +46,7 @@ class UserImages:
         if reference.digest in same:
             return same[reference.digest]
         self._check_room()
-        async with self._workers.job("oci") as job:
+        async with self._workers.job("oci", of_user=True) as job:
             arguments = [
                 "--host", reference.host, "--repository", reference.repository, "--wanted", reference.wanted,
                 *(["--plain"] if reference.host in self._plain else []),
@@ -63,7 +63,7 @@ class UserImages:
     async def import_(self, source: int, order: Order, report: Callable[[Progress], None]) -> Image:
         """Of what can be read from the descriptor `source`, which stays the caller's. Raises as pull() does."""
         self._check_room()
-        async with self._workers.job("import") as job, handing_over(job, source):
+        async with self._workers.job("import", of_user=True) as job, handing_over(job, source):
             arguments = ["--socket", str(job.code / NAME), "--dir", str(job.build)]
             facts = await self._workers.run(job, "import_image", arguments, report)
             return await self._take(job, facts, order, report)

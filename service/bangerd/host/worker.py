@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,6 +85,8 @@ class Workers:
         self._denied = (*DENIED, *denied)
         self._free = list(range(SLOTS))
         self._slots = asyncio.Semaphore(SLOTS)
+        # A user's pipe or registry may take as long as it likes: one place is kept for what all share.
+        self._of_users = asyncio.Semaphore(SLOTS - 1)
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o711)
 
@@ -94,9 +96,9 @@ class Workers:
         return self._denied
 
     @asynccontextmanager
-    async def job(self, kind: str) -> AsyncIterator[Job]:
-        """A folder for one worker, gone at the end whatever happens."""
-        async with self._slots:
+    async def job(self, kind: str, *, of_user: bool = False) -> AsyncIterator[Job]:
+        """A folder for one worker, gone at the end whatever happens. `of_user`: a user decides how long it takes."""
+        async with self._of_users if of_user else nullcontext(), self._slots:
             slot = self._free.pop()
             folder = Path(tempfile.mkdtemp(prefix=f"{kind}-{slot}-", dir=self._folder))
             try:
