@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -113,10 +114,11 @@ async def test_a_kernel_without_its_elf_file_says_what_to_do(tmp_path: Path) -> 
 class Api:
     """A stand-in for the VMM's API socket: answers each connection with what it was given, and keeps what was asked."""
 
-    def __init__(self, path: Path, answer: bytes, *, hang: bool = False) -> None:
+    def __init__(self, path: Path, answer: bytes, *, hang: bool = False, slowly: bool = False) -> None:
         self.asked: list[tuple[str, str, Any]] = []
         self._answer = answer
         self._hang = hang
+        self._slowly = slowly
         self._end = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -145,6 +147,9 @@ class Api:
                 if self._hang:
                     self._end.wait()
                 try:
+                    for byte in self._answer if self._slowly else b"":
+                        peer.sendall(bytes((byte,)))
+                        self._end.wait(0.1)
                     peer.sendall(self._answer)
                 except OSError:
                     continue
@@ -174,8 +179,10 @@ def disks(tmp_path: Path) -> DiskFiles:
 def start(disks: DiskFiles) -> Iterator[Start]:
     apis: list[Api] = []
 
-    def begin(answer: bytes, release: str = "1.16", *, hang: bool = False) -> tuple[Firecracker, Api]:
-        api = Api(disks.run_dir(a_vm()) / "api.sock", answer, hang=hang)
+    def begin(
+        answer: bytes, release: str = "1.16", *, hang: bool = False, slowly: bool = False
+    ) -> tuple[Firecracker, Api]:
+        api = Api(disks.run_dir(a_vm()) / "api.sock", answer, hang=hang, slowly=slowly)
         apis.append(api)
         return Firecracker(Path("/fc"), version_of(release), disks, Rates()), api
 
@@ -244,6 +251,16 @@ async def test_a_socket_that_hangs_costs_its_time_and_no_more(
     driver, _ = start(b"", hang=True)
     with pytest.raises(StepFailed, match="did not answer GET / within"):
         await driver.paused(a_vm())
+
+
+async def test_an_answer_byte_by_byte_costs_no_more(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A VMM that was broken into may always be just about to say more."""
+    monkeypatch.setattr(firecracker, "API_S", 0.3)
+    driver, _ = start(http("200 OK", "{}").replace(b"x", b"x" * 1000), slowly=True)
+    begun = time.monotonic()
+    with pytest.raises(StepFailed, match="did not answer GET / within"):
+        await driver.paused(a_vm())
+    assert time.monotonic() - begun < 5
 
 
 async def test_a_socket_that_is_not_the_vms_is_not_spoken_to(start: Start, disks: DiskFiles) -> None:

@@ -127,7 +127,7 @@ class Firecracker:
         resource: str,
         body: Mapping[str, Any] | None = None,
         *,
-        timeout_s: float = API_S,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         path = self._disks.run_dir(vm) / API
         try:
@@ -136,7 +136,7 @@ class Firecracker:
                 path,
                 vm.uid,
                 firecracker_api.Request(method, resource, body),
-                timeout_s,
+                API_S if timeout_s is None else timeout_s,
             )
         except StepFailed as exc:
             raise type(exc)(f"Firecracker of '{vm.name}': {exc}") from exc
@@ -180,7 +180,7 @@ def _last_metrics(path: Path, uid: int) -> dict[str, Any]:
     for line in reversed(lines):
         try:
             found = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict):
             return found

@@ -5,8 +5,9 @@ Blocking, for a thread; one connection a request, as short as the request.
 
 import json
 import socket
+import threading
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, IncompleteRead
 from pathlib import Path
@@ -50,8 +51,14 @@ def request(path: Path, uid: int, wanted: Request, timeout_s: float) -> dict[str
         sock = dial(path, uid)
     except OSError as exc:
         raise StepFailed(f"its API socket cannot be reached ({exc.strerror or exc})") from exc
-    sock.settimeout(timeout_s)
+    # For all of it: an answer that comes byte by byte would hold this thread, of which there are few, for days.
+    over = threading.Event()
+    sock.settimeout(None)
     with sock, ExitStack() as closed:
+        timer = threading.Timer(timeout_s, _hang_up, (sock, over))
+        timer.daemon = True
+        timer.start()
+        closed.callback(timer.cancel)
         connection = _Connection(sock)
         headers = {"Accept": "application/json"}
         body = None
@@ -62,17 +69,23 @@ def request(path: Path, uid: int, wanted: Request, timeout_s: float) -> dict[str
             connection.request(wanted.method, wanted.resource, body, headers)
             answer = closed.enter_context(connection.getresponse())
             text = answer.read(LIMIT + 1)
-            if answer.length and len(text) <= LIMIT:
-                raise IncompleteRead(text, answer.length)
-        except TimeoutError as exc:
-            raise StepFailed(f"it did not answer {wanted} within {timeout_s:g} s") from exc
+            if (answer.length or over.is_set()) and len(text) <= LIMIT:
+                raise IncompleteRead(text, answer.length or 0)
         except (OSError, HTTPException) as exc:
+            if over.is_set():
+                raise StepFailed(f"it did not answer {wanted} within {timeout_s:g} s") from exc
             raise StepFailed(f"it broke off {wanted} ({str(exc) or type(exc).__name__})") from exc
     found = _object(text)
     if answer.status >= 300:
         why = printable(str(found.get("fault_message") or "no reason given"))[:400]
         raise Refused(f"it refused {wanted}: {why}")
     return found
+
+
+def _hang_up(sock: socket.socket, over: threading.Event) -> None:
+    over.set()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _object(text: bytes) -> dict[str, Any]:
