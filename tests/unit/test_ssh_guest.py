@@ -1,7 +1,9 @@
 """The scripts that are run in guests, here in a folder that plays root's home."""
 
+import socket
 import stat
 import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -121,3 +123,18 @@ def test_a_guest_that_says_much_fills_no_memory(guest: Guest) -> None:
         assert tracemalloc.get_traced_memory()[1] < much // 8
     finally:
         tracemalloc.stop()
+
+
+def test_what_carries_a_connection_ends_with_ssh() -> None:
+    """Also when the guest neither says anything more nor hangs up."""
+    guest, theirs = socket.socketpair()
+    ssh, its = socket.socketpair()
+    with guest, ssh:
+        words = [sys.executable, "-m", "banger", "ssh-connect", "--carry", str(theirs.fileno())]
+        carrier = subprocess.Popen(words, stdin=its, stdout=its, pass_fds=[theirs.fileno()])
+        theirs.close()
+        its.close()
+        assert guest.recv(8)
+        guest.sendall(message(16, bytes(4)))
+        ssh.close()
+        assert carrier.wait(20) == 1

@@ -8,14 +8,19 @@ Each ssh runs two of these: they do without the command line's tree, which would
 """
 
 import os
+import select
 import socket
+import threading
+import time
 from collections.abc import Sequence
 
 from banger import config, render, session
-from banger.errors import OK, Failure, UsageError
+from banger.errors import FAILED, OK, Failure, UsageError
 from banger.interrupt import Interrupted
 from banger.service import Service
 from banger.ssh import dial, keys, openssh, reach, userfile
+
+_LAST_WORDS_S = 2.0  # for what ssh sent before it left
 
 
 def run(argv: Sequence[str]) -> int:
@@ -25,6 +30,7 @@ def run(argv: Sequence[str]) -> int:
             case ["--known-hosts", host]:
                 return _known_hosts(host)
             case ["--carry", fd] if fd.isascii() and fd.isdecimal():
+                threading.Thread(target=_leave_after_ssh, daemon=True).start()
                 return session.run(int(fd), reach.SSHD_HERE)
             case [host, port] if port.isascii() and port.isdecimal() and 0 < int(port) < 65536:
                 return _connect(host, int(port))
@@ -37,6 +43,15 @@ def run(argv: Sequence[str]) -> int:
         failure = exc.failure
     render.failure(failure, json_wanted=False)
     return failure.status
+
+
+def _leave_after_ssh() -> None:
+    """A guest that says nothing more, nor hangs up, shall not hold this process when ssh has gone."""
+    poll = select.poll()
+    poll.register(0, 0)  # that the other end is closed is always told
+    poll.poll()
+    time.sleep(_LAST_WORDS_S)
+    os._exit(FAILED)
 
 
 def _known_hosts(host: str) -> int:
