@@ -82,6 +82,32 @@ def test_files_that_it_says_are_its_own(repos: Repos, secret: Path) -> None:
             plan(path, Options(all_files=True))
 
 
+@pytest.mark.parametrize("how", ["file", "link", "common"])
+def test_a_git_folder_that_is_anothers(repos: Repos, how: str) -> None:
+    """What was committed to a repository of the user's would go along."""
+    private = repos.make({"secret": SECRET}, "private")
+    repo = repos.make({"a": "1"})
+    (repo / ".git").rename(repo / ".kept")
+    if how == "file":
+        (repo / ".git").write_text("gitdir: ../private/.git\n")
+    elif how == "link":
+        (repo / ".git").symlink_to("../private/.git")
+    else:
+        (repo / ".kept").rename(repo / ".git")
+        (repo / ".git/commondir").write_text("../../private/.git\n")
+    assert "secret" in repos.git(repo, "ls-tree", "--name-only", "HEAD")
+    with pytest.raises(Failure, match=f"leads to another repository, {private}/.git"):
+        plan(repo, Options())
+
+
+def test_a_repository_whose_git_folder_is_elsewhere(repos: Repos, guest: Guest) -> None:
+    repos.git(repos.folder, "init", "-q", f"--separate-git-dir={repos.folder}/kept ", "app")
+    (repos.folder / "app/a").write_text("1")
+    repos.git(repos.folder / "app", "add", "a")
+    send(repos.folder / "app", guest)
+    assert (guest.home / "app/a").read_text() == "1"
+
+
 def test_an_index_that_leads_out(repos: Repos, secret: Path) -> None:
     repo = repos.make({"a": "1", "XX/secret": "1"}, str(secret.parent / "app"))
     index = repo / ".git/index"

@@ -54,10 +54,16 @@ def find(path: Path) -> Repo:
             why="its setting core.worktree says so, and what is there may not be its own",
             hint=f"`git -C {path} config --show-origin core.worktree` shows where; unset it if it is wrong",
         )
+    common = _common(folder)
+    if (other := _anothers(folder, common, top)) is not None:
+        raise Failure(
+            "UnsafeRepository",
+            f"the .git of {top} leads to another repository, {other}",
+            why="what is in that one does not belong to this folder",
+            hint="give the other folder; or `git worktree add` makes one of its own",
+        )
     prefix = os.path.relpath(path, top)
-    found = Repo(
-        top, "" if prefix == "." else prefix, folder, _common(folder), object_format.decode("ascii"), "", ""
-    )
+    found = Repo(top, "" if prefix == "." else prefix, folder, common, object_format.decode("ascii"), "", "")
     return _with_head(found)
 
 
@@ -66,11 +72,21 @@ def _belongs(git_dir: Path, top: Path) -> bool:
     place = top / ".git"
     try:
         if place.is_file():
-            text = place.read_bytes().removeprefix(b"gitdir:").strip()
+            text = place.read_bytes().removeprefix(b"gitdir: ").rstrip(b"\r\n")
             place = top / os.fsdecode(text)
         return place.samefile(git_dir)
     except (OSError, ValueError):
         return False
+
+
+def _anothers(git_dir: Path, common: Path, top: Path) -> Path | None:
+    """The repository that a .git was made to lead to, which knows nothing of the folder `top`."""
+    own = Path(os.path.realpath(git_dir))
+    if own.name == ".git" and own.parent != top:
+        return own
+    if common != git_dir and own.parent != common / "worktrees":
+        return common
+    return None
 
 
 def find_module(outer: Repo, path: bytes) -> Repo | None:
