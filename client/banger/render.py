@@ -48,11 +48,18 @@ def paint(text: str, style: str, stream: TextIO) -> str:
     return f"\x1b[{style}m{text}\x1b[0m" if style and fancy(stream) else text
 
 
-def table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, out: TextIO | None = None) -> None:
-    """Print aligned columns with headings; on a terminal states in colour, and no line longer than it is wide."""
+def table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, wrap: bool = False, out: TextIO | None = None
+) -> None:
+    """Print aligned columns with headings; on a terminal states in colour, and no line longer than it is wide.
+
+    What does not fit is cut; with `wrap` the last column, of sentences, goes on below instead.
+    """
     out = out or sys.stdout
     cells = [list(headings), *([safe(cell) for cell in row] for row in rows)]
     widths = fitting([max(len(line[i]) for line in cells) for i in range(len(headings))], columns(out))
+    if wrap and len(widths) == len(headings):
+        cells = [part for line in cells for part in _wrapped(line, widths[-1])]
     for line in cells:
         padded = [
             paint(shown := _cut(cell, width), BOLD if line is cells[0] else STATE_STYLES.get(cell, ""), out)
@@ -71,16 +78,28 @@ def columns(stream: TextIO) -> int:
 
 
 def fitting(widths: Sequence[int], room: int) -> list[int]:
-    """Widths of a table's columns, two spaces apart, in `room`: the widest give way first, down to a few characters;
-    where that is not enough the last ones go."""
+    """Widths of a table's columns, two spaces apart, in `room`, where all have no place.
+
+    First the last one gives way if it is the widest, which is then some text; then of the others the widest, down to a
+    few characters; then the last ones go. The first stays as it is: it has the names, to be typed again.
+    """
     fit = list(widths)
+    text = len(fit) - 1 if fit and fit[-1] == max(fit) else 0
     while len(fit) > 1 and sum(fit) + 2 * (len(fit) - 1) > room:
-        widest = max(fit)
-        if widest > _NARROWEST:
-            fit[fit.index(widest)] -= 1
+        if 0 < text < len(fit) and fit[text] > _NARROWEST:
+            fit[text] -= 1
+        elif (widest := max(fit[1:])) > _NARROWEST:
+            fit[fit.index(widest, 1)] -= 1
         else:
             fit.pop()
     return fit
+
+
+def _wrapped(line: list[str], width: int) -> list[list[str]]:
+    import textwrap
+
+    first, *more = textwrap.wrap(line[-1], width, break_on_hyphens=False, break_long_words=False) or [""]
+    return [[*line[:-1], first], *([*[""] * (len(line) - 1), part] for part in more)]
 
 
 def _cut(text: str, width: int) -> str:

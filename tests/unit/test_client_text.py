@@ -133,6 +133,31 @@ def test_tables_line_up_and_are_safe():
     assert out.getvalue() == "NAME          X\na             1\nlonger\\u202e  2 3\n"
 
 
+@pytest.mark.parametrize(
+    ("widths", "room", "fit"),
+    [
+        ((4, 7, 9), 80, [4, 7, 9]),
+        ((15, 20, 12, 8, 30), 80, [15, 20, 12, 8, 17]),  # text at the end gives way first
+        ((15, 20, 12, 8, 30), 60, [15, 11, 11, 8, 7]),
+        ((23, 37, 8), 60, [23, 25, 8]),
+        ((30, 7, 7), 40, [30, 7]),  # names are typed again
+        ((30, 7, 7), 10, [30]),
+    ],
+)
+def test_what_gives_way_in_a_table(widths, room, fit):
+    assert render.fitting(widths, room) == fit
+
+
+def test_sentences_at_the_end_of_a_table_go_on_below(monkeypatch):
+    monkeypatch.setattr(render, "columns", lambda _stream: 20)
+    out = io.StringIO()
+    render.table(
+        ("A", "FOUND"), [("disk", "no room is left at /a/path/longer"), ("vmm", "")], wrap=True, out=out
+    )
+    lines = ["A     FOUND", "disk  no room is", "      left at", "      /a/path/longer", "vmm"]
+    assert out.getvalue().splitlines() == lines
+
+
 def test_a_name_that_is_no_text_can_be_shown_on_any_stream():
     out = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="strict")
     render.sections({"tooling": {"a\udcff": "log /root/a\udcff.log"}}, out=out)

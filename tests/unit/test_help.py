@@ -79,6 +79,7 @@ def test_its_examples_can_be_typed(words: str) -> None:
         "machine start web": "vm start",
         "shell web": "vm exec",
         "flibber": "",
+        "config get nat": "",
         "": "",
     }.items(),
 )

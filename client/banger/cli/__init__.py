@@ -10,13 +10,15 @@ from typing import Any
 from cyclopts import CycloptsError
 
 from banger import render, terminal
-from banger.cli.help import GROUPS
+from banger.cli.help import named
+from banger.cli.help.shape import Group
 from banger.cli.tree import build
 from banger.errors import FAILED, OK, RUN_FAILED, Failure, UsageError
 from banger.interrupt import Interrupted
 from banger.trace import TRACE
 
 _WITH_COMMAND = ("run", "exec", "ssh")
+_OF_ALL = ("--json", "--quiet", "-q", "--verbose", "-v")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -24,6 +26,7 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["__complete"]:
         return _complete(argv[1:])
     tokens, tail = _split(argv)
+    tokens = _in_order(tokens)
     runs_command = tokens[:1] == ["vm"] and tokens[1:2] and tokens[1] in _WITH_COMMAND
     try:
         return _help(tokens) if _wants_help(tokens) else _dispatch(tokens, tail)
@@ -37,15 +40,33 @@ def main(argv: Sequence[str]) -> int:
         return OK  # whoever read our output has seen enough
 
 
+def _in_order(tokens: list[str]) -> list[str]:
+    """Options of all commands may stand before the command, or in it: `tokens` with them behind its words."""
+    words: list[str] = []
+    early: list[str] = []
+    for at, token in enumerate(tokens):
+        if token in _OF_ALL:
+            early.append(token)
+        elif len(named([*words, token])) > len(words):
+            words.append(token)
+        else:
+            return [*words, *early, *tokens[at:]]
+    return [*words, *early]
+
+
 def _wants_help(tokens: list[str]) -> bool:
     """Whether help is asked for; a group alone, without a command of it, asks for its own."""
-    groups = {group.name for group in GROUPS}
-    return not {"--help", "-h"}.isdisjoint(tokens) or (len(tokens) == 1 and tokens[0] in groups)
+    found = named(tokens)
+    alone = bool(found) and isinstance(found[-1], Group) and set(tokens[len(found) :]).issubset(_OF_ALL)
+    return alone or not {"--help", "-h"}.isdisjoint(tokens)
 
 
 def _help(tokens: list[str]) -> int:
     from banger.cli.help import page, screen
+    from banger.cli.misuse import no_command
 
+    if (unknown := no_command(tokens)) is not None:
+        raise unknown
     print("\n".join(screen.lines(page.find(tokens), terminal.size()[1])))
     return OK
 

@@ -77,7 +77,7 @@ def _completion(shell: str) -> Record:
     for name in _COMPLETIONS[shell]:
         file = Path(name.replace("~", home, 1))
         if file.is_file():
-            return _check("completion", "ok", f"{shell}: {file}")
+            return _check("completion", "ok", f"{shell}: {shown(file)}")
     return _check("completion", "ok", f"none found for {shell}; `banger completion --help` tells how")
 
 

@@ -1,5 +1,6 @@
 """`banger config …`: the user's config, as it is, as it could be, and changing it."""
 
+from pathlib import Path
 from typing import Any
 
 from banger import render, units
@@ -95,4 +96,6 @@ def _shown(record: dict[str, Any]) -> str:
         return units.size(value)
     if isinstance(value, bool):
         return "true" if value else "false"
+    if record["key"] == "ssh_key_path":
+        return place.shown(Path(value))
     return str(value)

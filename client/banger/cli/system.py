@@ -62,6 +62,7 @@ def doctor(*, output: Output = PEOPLE) -> int:
         render.table(
             ("CHECK", "STATE", "FOUND"),
             [[str(check[key]) for key in ("name", "state", "text")] for check in found],
+            wrap=True,
         )
         for check in found:
             if check.get("hint") and not output.quiet:

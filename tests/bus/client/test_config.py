@@ -172,7 +172,7 @@ def test_show_names_each_value_and_its_place(mine, run):
     assert shown["nat"] == ["false", "~/cfg/banger/config.toml:1"]
     assert shown["vm_defaults.disk_size"] == ["4 GiB", "~/cfg/banger/config.toml:4"]
     assert shown["vm_defaults.vcpu"] == ["2", "host"]
-    assert shown["ssh_key_path"] == [f"{mine.parents[2]}/.local/state/banger/ssh/id_ed25519", "built-in"]
+    assert shown["ssh_key_path"] == ["~/.local/state/banger/ssh/id_ed25519", "built-in"]
     assert shown["forward.git"] == ["true", "built-in"]
     assert shown["file_sync[0].guest"] == ["/root/x", "~/cfg/banger/config.toml:7"]
     assert shown["file_sync[0].mode"] == ["0600", "built-in"]

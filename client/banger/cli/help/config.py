@@ -14,7 +14,7 @@ Examples:
 _SHOW = """\
 Examples:
   banger config show
-  banger config show --json | jq .vm_defaults"""
+  banger config show --json | jq '.[] | select(.origin == "config")'"""
 
 _EDIT = """\
 The first time it has every key as a comment.

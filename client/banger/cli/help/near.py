@@ -2,7 +2,7 @@
 
 import difflib
 
-from banger.cli.help import GROUPS
+from banger.cli.help import GROUPS, named
 from banger.cli.help.shape import Command, Group
 
 # What other programs call it.
@@ -68,7 +68,7 @@ def suggestion(words: list[str]) -> str:
     """The command that `words`, which begin with none, may mean; "" if nothing comes near."""
     known = commands()
     typed = [word for word in words if not word.startswith("-")][:3]
-    for count in range(len(typed), 0, -1):
+    for count in range(len(typed), 1 if named(words) else 0, -1):
         first, *rest = typed[:count]
         first = _GROUPS.get(first, first)
         rest = [_ELSEWHERE.get(word, word) for word in rest]

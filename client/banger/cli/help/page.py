@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from banger.cli import tree
-from banger.cli.help import GROUPS
-from banger.cli.help.shape import Command, Group
+from banger.cli.help import GROUPS, named
+from banger.cli.help.shape import Command, Group, within
 
 EXAMPLES = "Examples:\n"
 _SHARED = ("--json", "--quiet", "--verbose")  # told once, on the root's page
@@ -40,11 +40,8 @@ def find(tokens: list[str]) -> Page:
     app: Any = tree.build()
     words: tuple[str, ...] = ("banger",)
     entry: Command | Group = _ROOT
-    for token in tokens:
-        found = [one for one in _inner(entry) if one.name == token]
-        if not found:
-            break
-        entry, app, words = found[0], app[token], (*words, token)
+    for one in named(tokens):
+        entry, app, words = one, app[one.name], (*words, one.name)
     return _page(entry, app, words)
 
 
@@ -60,14 +57,7 @@ def _below(entry: Command | Group, app: Any, words: tuple[str, ...]) -> Iterator
 
 
 def _inner(entry: Command | Group) -> tuple[Command | Group, ...]:
-    """What stands behind a word; a group without a name is no word."""
-    if isinstance(entry, Command):
-        return ()
-    return tuple(
-        one
-        for inner in entry.commands
-        for one in (inner.commands if isinstance(inner, Group) and not inner.name else (inner,))
-    )
+    return () if isinstance(entry, Command) else within(entry.commands)
 
 
 _ROOT = Group("banger", tree.SUMMARY, GROUPS, tree.EPILOGUE)

@@ -22,3 +22,12 @@ class Group:
     help: str
     commands: tuple["Command | Group", ...]
     epilogue: str = ""
+
+
+def within(entries: tuple[Command | Group, ...]) -> tuple[Command | Group, ...]:
+    """`entries` with the commands of groups without a name, which are no words, in these groups' places."""
+    return tuple(
+        one
+        for entry in entries
+        for one in (entry.commands if isinstance(entry, Group) and not entry.name else (entry,))
+    )
