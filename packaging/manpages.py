@@ -4,6 +4,7 @@
 usage: manpages.py FOLDER
 """
 
+import json
 import re
 import sys
 import xml.etree.ElementTree as ET
@@ -79,7 +80,7 @@ def _root(every: list[help_page.Page], groups: list[help_page.Page]) -> Page:
     for entry in root.shared:
         page.item(entry.label, entry.help)
     page.section("Exit status")
-    page.paragraphs(root.text)
+    page.paragraphs(root.text.removeprefix("Exit status: "))
     page.section("Environment")
     for name, what in ENVIRONMENT.items():
         page.item(name, what)
@@ -182,9 +183,9 @@ def _told(one: dict[str, Any]) -> str:
     if kind := one.get("type"):
         said.append(f"A {kind}." if kind[0] not in "aeio" else f"An {kind}.")
     if "examples" in one:
-        said.append(f"Such as {one['examples'][0]!r}.")
-    if one.get("default") not in (None, "", []):
-        said.append(f"Default: {one['default']!r}.")
+        said.append(f"Such as {json.dumps(one['examples'][0])}.")
+    if one.get("default") not in (None, "", [], ()):
+        said.append(f"Default: {json.dumps(one['default'])}.")
     return " ".join(said)
 
 

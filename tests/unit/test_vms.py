@@ -188,7 +188,7 @@ async def test_pause_and_resume_are_kept_over_a_restart_of_the_service() -> None
         assert service.vms.state(vm) is VMState.PAUSED
     async with Service(world) as service:
         await service.settled("web", VMState.PAUSED)
-        with pytest.raises(WrongState):
+        with pytest.raises(WrongState, match="`banger vm resume web` lets it go on"):
             await service.vms.open_session(vm)
         await ended(service.vms.resume(vm, ALICE))
         assert service.vms.state(vm) is VMState.RUNNING

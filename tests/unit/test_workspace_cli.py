@@ -57,6 +57,7 @@ def test_dry_run_for_scripts(repos: Repos, capsys: pytest.CaptureFixture[str]):
         ),
         (("vm", "workspace", "export", "web", "{repo}", "--max-size", "lots"), 2, "is no size"),
         (("vm", "workspace", "export", "web", "/usr"), 1, "not in a git repository"),
+        (("vm", "workspace", "export", "web", "/usr"), 1, "banger vm workspace export web FOLDER"),
     ],
 )
 def test_wrong_requests(

@@ -42,7 +42,9 @@ def _lines(words: list[str]) -> list[str]:
     lines = [f"\x1fprefix\t{_plain(found.prefix)}"] if found.prefix else []
     if found.files or complete.path.wanted:
         lines.append("\x1ffiles")
-    for value, told in found.candidates:
+    for value, about in found.candidates:
+        # Cyclopts says the same of --nat and --no-nat.
+        told = f"Not: {about[:1].lower()}{about[1:]}" if about and value.startswith("--no-") else about
         lines.append(f"{_plain(value)}\t{_plain(told)}" if told else _plain(value))
     return lines
 

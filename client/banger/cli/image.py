@@ -125,6 +125,8 @@ def delete(name: ImageName, /, *more: MoreImages, output: Output = PEOPLE) -> No
     service = Service()
     for one in (name, *more):
         service.delete_image(one, output.progress(one))
+        if not (output.json or output.quiet):
+            render.note(f"image {one} is deleted")
     if output.json:
         render.as_json([{"name": one, "done": "delete"} for one in (name, *more)])
 

@@ -21,6 +21,7 @@ from banger.workspace.repo import Repo
 from banger.workspace.scratch import host_failed, scratch
 
 MAX_SIZE = 1024**3
+_FROM_WHERE = "name the repository that was taken along: banger vm workspace export {} FOLDER"
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,7 @@ def export(path: str | Path, vm: str, wanted: Wanted) -> Export:
     place = Path(path)
     if not place.is_dir():
         raise UsageError(f"{str(place)!a} is no folder", hint="give the folder of the repository")
-    found = Export(repos.find(place), vm, wanted)
+    found = Export(repos.find(place, _FROM_WHERE.format(vm)), vm, wanted)
     if not wanted.patch:
         repos.check_branch(found.repo, found.branch)
     return found

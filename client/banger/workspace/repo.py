@@ -25,15 +25,18 @@ class Repo:
         return Git(self.top, self.git_dir, self.top)
 
 
-def find(path: Path) -> Repo:
-    """The repository that the folder `path` is in. Raises Failure, also for a bare one and for none."""
+_OR_AS_IT_IS = "`git init` and `git add` there; or take the folder as it is with --all-files"
+
+
+def find(path: Path, hint: str = _OR_AS_IT_IS) -> Repo:
+    """The repository that the folder `path` is in. Raises Failure, also for a bare one and for none, with `hint`."""
     path = Path(os.path.realpath(path))
     git = Git(path)
     words = ("--is-bare-repository", "--is-inside-git-dir", "--show-object-format", "--show-cdup")
     status, out, err = git.ask("rev-parse", *words, "--absolute-git-dir")
     if status:
         if "not a git repository" in err:
-            raise _no_repository(path)
+            raise _no_repository(path, hint)
         raise failed(err, status, f"cannot look at the repository {path}", path)
     bare, inside, object_format, rest = out.removesuffix(b"\n").split(b"\n", 3)
     if bare == b"true":
@@ -121,12 +124,12 @@ def _common(git_dir: Path) -> Path:
     return Path(os.path.realpath(git_dir / os.fsdecode(text)))
 
 
-def _no_repository(path: Path) -> Failure:
+def _no_repository(path: Path, hint: str) -> Failure:
     return Failure(
         "NoRepository",
         f"{path} is not in a git repository",
         why="a workspace is what git tracks",
-        hint="`git init` and `git add` there; or take the folder as it is with --all-files",
+        hint=hint,
     )
 
 

@@ -337,7 +337,12 @@ class VMs:
         """A connected descriptor to the guest program; the caller closes it. Raises WrongState, GuestFailed."""
         machine = self._machine(vm.sid, shown=vm.name)
         if machine.state is not VMState.RUNNING:
-            raise WrongState(f"VM '{vm.name}' is {machine.state}; `banger vm start {vm.name}` starts it")
+            what = (
+                f"`banger vm resume {vm.name}` lets it go on"
+                if machine.state is VMState.PAUSED
+                else f"`banger vm start {vm.name}` starts it"
+            )
+            raise WrongState(f"VM '{vm.name}' is {machine.state}; {what}")
         return await self._ports.shims.open_session(vm, SESSIONS)
 
     def open_log(self, vm: VM) -> int:

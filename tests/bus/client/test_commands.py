@@ -147,7 +147,8 @@ def test_images_kernels_jobs(lab):
     assert lab.run("image", "list").text.splitlines()[1].split("  ")[0] == "debian"
     assert lab.run("image", "list", "--json").json[0]["size"] == 123456789
     assert "6.1.0" in lab.run("kernel", "list").text
-    assert lab.run("image", "delete", "debian").status == 0
+    done = lab.run("image", "delete", "debian")
+    assert (done.status, done.err) == (0, "image debian is deleted\n")
     assert lab.run("image", "delete", "nothere").status == 1
     assert lab.run("image", "pull").status == 0
     jobs = lab.run("job", "list", "--json").json

@@ -212,6 +212,9 @@ def test_the_answers_to_powershell(lab: Lab) -> None:
         assert f"'{command}'" in script
     assert script.count("{") == script.count("}")
     assert ask(lab, "vm", "show", "d") == ["db"]
+    assert ask(lab, "vm", "create", "--no-n") == [
+        "--no-nat\tNot: let it reach the network through this machine."
+    ]
     assert ask(lab, "vm", "create", "--image=u") == ["\x1fprefix\t--image=", "ubuntu"]
 
 
