@@ -31,10 +31,10 @@ class Creator:
         """
         config, ports = self._ports.config, self._ports
         check_request(request)
-        names = {vm.name for vm in vms}
+        names = {vm.name: vm.owner_uid for vm in vms}
         name = check_name(request.name) if request.name else generate(names)
         if name in names:
-            raise VMExists(name)
+            raise VMExists(name, own=names[name] == by.uid)
         if sum(vm.owner_uid == by.uid for vm in vms) >= config.max_vms_per_user:
             raise LimitReached(
                 f"you have {config.max_vms_per_user} VMs, as many as this machine allows each user; delete one"

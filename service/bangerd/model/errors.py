@@ -49,8 +49,9 @@ class NoSuchJob(BangerError):
 class VMExists(BangerError):
     code = "VMExists"
 
-    def __init__(self, name: str) -> None:
-        super().__init__(f"a VM named '{name}' exists already on this machine; choose another name")
+    def __init__(self, name: str, *, own: bool = False) -> None:
+        use = f"go on in yours with `banger vm exec {name}`, or " if own else ""
+        super().__init__(f"a VM named '{name}' exists already on this machine; {use}choose another name")
 
 
 class VMBusy(BangerError):
