@@ -276,17 +276,6 @@ async def test_a_cancelled_start_stops_again() -> None:
         assert not world.guests
 
 
-async def test_a_name_that_is_taken_is_ones_own_to_go_on_with_or_another_users() -> None:
-    async with Service(World()) as service:
-        await service.run(CreateRequest(name="web"))
-        with pytest.raises(
-            VMExists, match="go on in yours with `banger vm exec web`, or choose another name"
-        ):
-            await service.vms.create(CreateRequest(name="web"), ALICE)
-        with pytest.raises(VMExists, match="on this machine; choose another name"):
-            await service.vms.create(CreateRequest(name="web"), BOB)
-
-
 @pytest.mark.parametrize(
     ("request_", "error"),
     [
