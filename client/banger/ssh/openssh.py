@@ -29,6 +29,8 @@ _TRUST = (
 _LOGIN = (
     ("IdentitiesOnly", "yes"),
     ("PreferredAuthentications", "publickey"),
+    # What takes the connection in the guest's place, such as a transparent proxy, and says nothing is not waited for.
+    ("ConnectTimeout", "30"),
 )
 
 

@@ -52,6 +52,7 @@ def test_ssh_gets_all_it_has_to_know(lab, ssh: Path) -> None:
     assert told["HostName"] == "127.0.0.1"
     assert told["HostKeyAlias"] == "web.vm"
     assert told["StrictHostKeyChecking"] == "yes"
+    assert told["ConnectTimeout"] == "30"
     assert told["UserKnownHostsFile"] == told["GlobalKnownHostsFile"] == told["ProxyCommand"] == "none"
     assert told["KnownHostsCommand"] == f'/usr/bin/printf %%s\\n "web.vm {HOST_KEY}"'
     assert told["IdentityFile"].endswith("/.local/state/banger/ssh/id_ed25519")
