@@ -260,6 +260,17 @@ def test_xdg_config_home_is_respected(tmp_path: Path, monkeypatch: pytest.Monkey
     assert place.path() == tmp_path / ".config/banger/config.toml"
 
 
+def test_who_has_no_home_has_no_config(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a number without an account, in a container."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", unknown)
+    assert config.settings() == Settings()
+
+
 def test_a_link_to_the_config_is_followed(home: Path, write: Callable[[str], Path]) -> None:
     file = write("nat = false")
     file.rename(home / "dotfile")

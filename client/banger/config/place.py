@@ -36,7 +36,10 @@ def shown(file: Path) -> str:
 
 def read() -> str | None:
     """The config's text; None without one. Raises Failure for a file that another user could have written."""
-    file = path()
+    try:
+        file = path()
+    except Failure:
+        return None  # nor can there be one for a user without a home, such as a number alone
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):

@@ -40,8 +40,14 @@ def command(*words: str, uid: int) -> list[str]:
     return [*become, sys.executable, "-m", "banger", *words]
 
 
-def environment(bus: Rig) -> dict[str, str]:
+def environment(bus: Rig, uid: int) -> dict[str, str]:
+    """With a home of the test's: this machine may have an account of that number, or none."""
+    home = bus.folder / f"home-{uid}"
+    if not home.exists():
+        home.mkdir(mode=0o700)
+        os.chown(home, uid, uid)
     return {
+        "HOME": str(home),
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(TOP / "client"),
         "PYTHONDONTWRITEBYTECODE": "1",
@@ -71,7 +77,7 @@ def banger(bus: Rig, service: Service, guest: Path, monkeypatch: pytest.MonkeyPa
 
     async def run(*words: str, uid: int = ALICE, stdin: bytes = b"") -> Done:
         client = await asyncio.create_subprocess_exec(
-            *command(*words, uid=uid), env=environment(bus),
+            *command(*words, uid=uid), env=environment(bus, uid),
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         out, err = await asyncio.wait_for(client.communicate(stdin), 20)
@@ -166,7 +172,7 @@ async def test_whoever_has_to_authenticate_is_asked_in_the_terminal(bus: Rig, ba
     assert (await banger("vm", "create", "-q", "--name", "web")).status == 0
     master, slave = os.openpty()
     client = await asyncio.create_subprocess_exec(
-        "setsid", "-c", *command("vm", "stop", "web", uid=CAROL), env=environment(bus),
+        "setsid", "-c", *command("vm", "stop", "web", uid=CAROL), env=environment(bus, CAROL),
         stdin=slave, stdout=slave, stderr=slave,
     )  # fmt: skip
     os.close(slave)
