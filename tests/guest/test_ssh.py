@@ -228,6 +228,9 @@ def test_without_tcp_it_goes_over_the_guest_channel(owner: SshUser) -> None:
     try:
         done = owner.run("ssh", HOST, "sha256sum; exit 4", stdin=DATA)
         assert (done.status, done.out.split()[0]) == (4, hashlib.sha256(DATA).hexdigest()), done
+        wait_for(
+            "its port is still told", lambda: "22" not in owner.user.json("vm", "show", VM)["listening"]
+        )
         assert owner.ok("banger", "vm", "ssh", VM, "--", "echo $SSH_CONNECTION").startswith("127.0.0.1 ")
     finally:
         guest(owner, f"rm {limit}; systemctl stop ssh ssh.socket 2>/dev/null || true")
