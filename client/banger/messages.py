@@ -1,6 +1,7 @@
 """Messages of a session between client and guest: docs/guest-protocol.md, "Session messages"."""
 
 import os
+import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ HEADER = struct.Struct("<B3xI")  # type, length of the payload
 U32 = struct.Struct("<I")
 MAX_PAYLOAD = 65536
 MAX_EXEC = 1024 * 1024
+_READ_SIZE = 256 * 1024
 
 _ITEM = struct.Struct("<HI")  # tag, length
 
@@ -105,6 +107,25 @@ class Incoming:
                     self._message(kind, payload)
                 at = end
         del self._data[:at]
+
+    def receive(self, link: socket.socket, gone: str) -> None:
+        """Read from the session once; `gone` is what is said when the guest is no longer there."""
+        try:
+            data = link.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self.feed(data)
+        else:
+            self.ended = Failure(
+                "GuestGone",
+                gone,
+                why="it was powered off, stopped or crashed",
+                hint="`banger vm list` shows its state, `banger vm logs NAME` its last words",
+                status=RUN_FAILED,
+            )
 
     def _message(self, kind: int, payload: memoryview) -> None:
         if kind == EXIT and len(payload) == 8:

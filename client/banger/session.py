@@ -20,7 +20,6 @@ from banger.errors import RUN_FAILED, TIMED_OUT, Failure
 from banger.messages import Command, encode
 from banger.sink import Sink
 
-_READ_SIZE = 256 * 1024
 _QUEUE_LIMIT = 256 * 1024  # unsent bytes at which stdin is left unread
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -133,7 +132,7 @@ class _Session:
             if events & select.POLLOUT:
                 self._flush()
             if events & ~select.POLLOUT:
-                self._receive()
+                self._in.receive(self._link, "the guest went away before the command ended")
         elif fd == self._wakeup.fileno():
             self._take_signals()
         elif fd == 0:
@@ -240,24 +239,6 @@ class _Session:
             self._send(messages.WINSIZE, struct.pack("<HH", *terminal.size()))
 
     # From the guest
-
-    def _receive(self) -> None:
-        try:
-            data = self._link.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._in.ended = Failure(
-                "GuestGone",
-                "the guest went away before the command ended",
-                why="it was powered off, stopped or crashed",
-                hint="`banger vm list` shows its state, `banger vm logs NAME` its last words",
-                status=RUN_FAILED,
-            )
-            return
-        self._in.feed(data)
 
     def _message(self, kind: int, payload: memoryview) -> None:
         state = self._state

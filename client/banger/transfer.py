@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from banger import messages
-from banger.errors import RUN_FAILED, Failure
+from banger.errors import Failure
 from banger.interrupt import Interrupts
 from banger.messages import Command, encode
 
 Chunk = bytes | bytearray | memoryview
-_READ_SIZE = 256 * 1024
 _QUEUE_LIMIT = 256 * 1024
 _STDERR_KEPT = 16 * 1024
 
@@ -73,7 +72,7 @@ class _Transfer:
                 if events & select.POLLOUT:
                     self._flush()
                 if events & ~select.POLLOUT:
-                    self._receive()
+                    self._in.receive(self._link, "the guest went away in the midst of it")
         if isinstance(self._in.ended, Failure):
             raise self._in.ended
         return Outcome(self._in.ended, self._stderr.decode("utf-8", "replace"))
@@ -104,24 +103,6 @@ class _Transfer:
         except (BrokenPipeError, ConnectionResetError):
             self._out.clear()  # what is read next tells why
             self._source = None
-
-    def _receive(self) -> None:
-        try:
-            data = self._link.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._in.ended = Failure(
-                "GuestGone",
-                "the guest went away in the midst of it",
-                why="it was powered off, stopped or crashed",
-                hint="`banger vm list` shows its state, `banger vm logs NAME` its last words",
-                status=RUN_FAILED,
-            )
-            return
-        self._in.feed(data)
 
     def _message(self, kind: int, payload: memoryview) -> None:
         if kind == messages.STDOUT:

@@ -7,8 +7,9 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from banger import render, units
+from banger.cli.each import each
 from banger.cli.options import PEOPLE, CacheName, MoreCaches, Output
-from banger.errors import OK, Failure, UsageError
+from banger.errors import UsageError
 from banger.service import Record, Service
 
 
@@ -43,24 +44,13 @@ def delete(
     """Remove caches that no VM has, with all that is in them. There is no way back."""
     owner_uid = _uid(owner) if owner else None
     service = Service()
-    status = OK
-    done: list[dict[str, str]] = []
-    names = (name, *more)
-    for one in names:
-        try:
-            service.delete_cache(one, owner_uid)
-        except Failure as exc:
-            if exc.status > 2 or len(names) == 1:
-                raise  # interrupted: the rest is not wanted either
-            render.failure(exc, json_wanted=output.json)
-            status = exc.status
-            continue
-        done.append({"name": one, "done": "delete"})
-        if not (output.quiet or output.json):
-            render.note(f"cache {one} is deleted")
-    if output.json:
-        render.as_json(done)
-    return status
+    return each(
+        (name, *more),
+        "delete",
+        lambda one: service.delete_cache(one, owner_uid),
+        lambda one: f"cache {one} is deleted",
+        output,
+    )
 
 
 def _uid(user: str) -> int:

@@ -8,10 +8,10 @@ from cyclopts import Parameter
 
 from banger import render, units
 from banger.cli.defaults import FILE_SYNC, pending
+from banger.cli.each import each
 from banger.cli.keys import with_keys
 from banger.cli.options import DEFAULTS, PEOPLE, MoreVMs, Output, Spec, VMName
 from banger.cli.prepare import prepare
-from banger.errors import OK, Failure
 from banger.service import Record, Service
 
 _DONE = {
@@ -138,28 +138,16 @@ def _each(verb: str, names: tuple[str, ...], output: Output) -> int:
     for name in names:
         units.check_name(name)
     service = Service()
-    status = OK
-    done: list[dict[str, str]] = []
-    for name in names:
-        try:
-            path = service.find_vm(name)
-            service.change_vm(verb, name, output.progress(name), path=path)
-            if verb in ("start", "restart"):
-                from banger.cli.arrival import arrive
 
-                arrive(service, path, name, output)
-        except Failure as exc:
-            if exc.status > 2 or len(names) == 1:
-                raise  # interrupted: the rest is not wanted either
-            render.failure(exc, json_wanted=output.json)
-            status = exc.status
-            continue
-        done.append({"name": name, "done": verb})
-        if not (output.quiet or output.json):
-            render.note(f"{name} {_DONE[verb]}")
-    if output.json:
-        render.as_json(done)
-    return status
+    def act(name: str) -> None:
+        path = service.find_vm(name)
+        service.change_vm(verb, name, output.progress(name), path=path)
+        if verb in ("start", "restart"):
+            from banger.cli.arrival import arrive
+
+            arrive(service, path, name, output)
+
+    return each(names, verb, act, lambda name: f"{name} {_DONE[verb]}", output)
 
 
 def _row(vm: Record, now: float) -> tuple[str, ...]:

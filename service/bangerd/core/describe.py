@@ -25,6 +25,7 @@ class Describer:
         """Everything the owner may know, sizes in bytes, times in unix seconds."""
         vm = machine.vm
         spec = vm.spec
+        driver = self._ports.vmm.of(vm)
         facts: dict[str, Value] = {
             "id": vm.id,
             "short_id": vm.sid,
@@ -49,11 +50,9 @@ class Describer:
             "ephemeral": vm.ephemeral,
             "created_at": vm.created_at,
             "error": vm.last_error,
-            "vmm": self._ports.vmm.of(vm).name,
-            "accelerator": self._ports.vmm.of(vm).accelerator,
-            "vmm_reason": self._ports.vmm.reason
-            if self._ports.vmm.of(vm).name == self._ports.vmm.name
-            else "",
+            "vmm": driver.name,
+            "accelerator": driver.accelerator,
+            "vmm_reason": self._ports.vmm.reason if driver.name == self._ports.vmm.name else "",
         }
         if machine.seen.unit is Unit.ACTIVE:
             facts.update(await self._guest_facts(vm))
