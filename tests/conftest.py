@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from blockbuster import BlockBuster
 
+from tests.patience import FACTOR, patience
+
 TESTS = Path(__file__).parent
 REQUIRE = os.environ.get("BANGER_REQUIRE", "") not in ("", "0")
 ROOT_LAYERS = frozenset({"netns", "guest", "system", "lab"})
@@ -34,12 +36,18 @@ def layer_of(path: Path) -> str:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "root: needs to run as root")
     config.addinivalue_line("markers", "needs(*programs): needs these programs on PATH")
+    config.addinivalue_line("markers", "lab: of the subset that tests/lab/run runs where KVM works")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)  # after the layers' own, which say how long their tests may take
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if layer_of(item.path) in ROOT_LAYERS:
             item.add_marker("root")
+        if FACTOR != 1:
+            mark = item.get_closest_marker("timeout")
+            seconds = mark.args[0] if mark else float(config.getini("timeout"))
+            item.add_marker(pytest.mark.timeout(patience(seconds)), append=False)
 
 
 def unmet(item: pytest.Item) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import leftovers
 from privatehost import HostError, Layout, PrivateHost
 from tests import schemas
+from tests.patience import Popen, patience
 
 # Accounts of every Debian system. A polkit rule lets the first two use banger; STRANGER has none.
 ALICE, BOB, STRANGER = "games", "news", "nobody"
@@ -153,16 +154,22 @@ class User:
     def command(self, *argv: str) -> tuple[list[str], dict[str, str]]:
         return self.machine.host.command(self.name, argv, home=str(self.home))
 
-    def popen(self, *argv: str, **more: Any) -> subprocess.Popen[bytes]:
+    def popen(self, *argv: str, **more: Any) -> Popen:
         command, env = self.command(*argv)
-        return subprocess.Popen(command, env=env, cwd=self.home, **more)
+        return Popen(command, env=env, cwd=self.home, **more)
 
     def run(self, *argv: str, stdin: bytes = b"", timeout_s: float = 120) -> Done:
         """Run to the end, streams captured."""
         start = time.monotonic()
         command, env = self.command(*argv)
         done = subprocess.run(
-            command, env=env, cwd="/", input=stdin, capture_output=True, timeout=timeout_s, check=False
+            command,
+            env=env,
+            cwd="/",
+            input=stdin,
+            capture_output=True,
+            timeout=patience(timeout_s),
+            check=False,
         )
         seconds = time.monotonic() - start
         return Done(
@@ -199,7 +206,7 @@ class Terminal:
         self.resize(rows, columns)
         command, env = user.command(*argv)
         command = ["setsid", "--ctty", *command]
-        self.process = subprocess.Popen(
+        self.process = Popen(
             command, env=env | {"TERM": "xterm-256color"}, cwd="/", stdin=slave, stdout=slave, stderr=slave
         )
         os.close(slave)
@@ -213,11 +220,11 @@ class Terminal:
 
     def expect(self, pattern: str, timeout_s: float = 60) -> re.Match[str]:
         """Read until `pattern` appears in what has not been matched yet."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patience(timeout_s)
         while not (match := re.search(pattern, self.seen)):
             left = deadline - time.monotonic()
             ready, _, _ = select.select([self.master], [], [], max(left, 0))
-            assert ready, f"no {pattern!r} within {timeout_s} s; there is {self.seen[-2000:]!r}"
+            assert ready, f"no {pattern!r} within {patience(timeout_s):g} s; there is {self.seen[-2000:]!r}"
             try:
                 data = os.read(self.master, 65536)
             except OSError:  # Linux's end of file of a pseudo-terminal
@@ -229,7 +236,7 @@ class Terminal:
 
     def wait(self, timeout_s: float = 60) -> int:
         """Drain it and return the command's status."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + patience(timeout_s)
         while time.monotonic() < deadline:
             ready, _, _ = select.select([self.master], [], [], max(deadline - time.monotonic(), 0))
             try:
@@ -286,7 +293,7 @@ def _pull(state: Path) -> None:
             capture_output=True,
             text=True,
             check=False,
-            timeout=1800,
+            timeout=patience(1800),
         )
         if done.returncode != 0:
             raise HostError(f"pulling {IMAGE}: {done.stdout}{done.stderr}{host.log_tail(40)}")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.guest.machine import Done, Machine, User
+from tests.patience import Popen, patience
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,13 @@ class SshUser:
         """Run a command in the home to its end, streams captured."""
         argv, env = self.argv(*words)
         done = subprocess.run(
-            argv, env=env, cwd=self.home, input=stdin, capture_output=True, timeout=timeout_s, check=False
+            argv,
+            env=env,
+            cwd=self.home,
+            input=stdin,
+            capture_output=True,
+            timeout=patience(timeout_s),
+            check=False,
         )
         out, err = (stream.decode("utf-8", "replace") for stream in (done.stdout, done.stderr))
         return Done(done.returncode, out, err, 0)
@@ -43,9 +50,9 @@ class SshUser:
         """The output of a shell's script that must succeed."""
         return self.ok("sh", "-ec", script, "sh", *words, timeout_s=timeout_s)
 
-    def start(self, *words: str, **how: Any) -> subprocess.Popen[bytes]:
+    def start(self, *words: str, **how: Any) -> Popen:
         argv, env = self.argv(*words)
-        return subprocess.Popen(argv, env=env, cwd=self.home, **how)
+        return Popen(argv, env=env, cwd=self.home, **how)
 
 
 def ssh_user(machine: Machine, name: str) -> SshUser:

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.guest.machine import ALICE, Machine, User
+from tests.patience import patience, until
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_second_bangerd(machine: Machine, alice: User) -> None:
         env=machine.host.env,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=patience(30),
         check=False,
     )
     assert done.returncode == 1, done
@@ -150,15 +150,11 @@ def test_client_that_leaves_during_a_job(alice: User) -> None:
     """`vm start` without --rm: the client goes, the VM still comes up."""
     alice.ok("vm", "create", "--name", "orphan")
     client = alice.popen("banger", "vm", "start", "orphan")
-    deadline = time.monotonic() + 200
-    while alice.state("orphan") == "created":  # until it has called
-        assert time.monotonic() < deadline
+    until(lambda: alice.state("orphan") != "created", "the client has called")
     client.kill()
     client.wait()
     try:
-        while alice.state("orphan") == "starting":
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        until(lambda: alice.state("orphan") != "starting", "the VM has started", 200)
         assert alice.ok("vm", "exec", "orphan", "--", "echo", "up") == "up\n"
     finally:
         alice.ok("vm", "delete", "orphan")

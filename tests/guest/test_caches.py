@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.guest.machine import ALICE, Machine, User
+from tests.patience import until
 
 pytestmark = pytest.mark.needs("dumpe2fs")
 
@@ -69,10 +70,7 @@ def test_what_one_run_leaves_the_next_one_finds(machine: Machine, cached: User) 
         assert "cache 'go' is in use by VM '" in refused.err
         assert "late" not in {vm["name"] for vm in cached.json("vm", "list")}
         client.kill()
-    deadline = time.monotonic() + 60
-    while the_cache(cached)["vm"]:
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not the_cache(cached)["vm"], "the cache is free")
     assert "needs_recovery" in at_rest(machine)
 
     script = "cat /srv/else/where/file /srv/else/where/second"

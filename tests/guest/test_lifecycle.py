@@ -1,12 +1,12 @@
 """A VM that stays: created, started, used, stopped, started again, deleted; and kept from other users."""
 
 import re
-import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.guest.machine import ALICE, Machine, User
+from tests.patience import until
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,7 @@ def test_guest_that_powers_off_is_stopped(alice: User) -> None:
     alice.ok("vm", "start", "off")
     # The agent answers before the image's systemd is up.
     alice.banger("vm", "exec", "off", "--", "sh", "-c", "until systemctl poweroff; do sleep 0.5; done")
-    deadline = time.monotonic() + 200
-    while alice.state("off") != "stopped":
-        assert time.monotonic() < deadline, alice.state("off")
-        time.sleep(0.2)
+    until(lambda: alice.state("off") == "stopped", "the VM stops", 200)
     alice.ok("vm", "start", "off")
     assert alice.ok("vm", "exec", "off", "--", "echo", "back") == "back\n"
     alice.ok("vm", "delete", "off")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.guest.machine import Machine, User
+from tests.patience import patience
 
 
 @pytest.fixture
@@ -58,7 +59,7 @@ def test_guest_that_ends_while_bangerd_is_away(alice: User, machine: Machine, we
         client.wait(60)
     for pid, line in machine.netns.processes().items():
         if "banger-shim" in line:
-            subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=60, check=True)
+            subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=patience(60), check=True)
     assert "banger-shim" not in " ".join(machine.netns.processes().values())
     while (state := alice.state(web)) == "starting":
         assert "banger-shim" not in " ".join(machine.netns.processes().values()), "it was started again"

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from tests.guest.machine import Machine, Terminal, User
+from tests.patience import until
 
 
 def test_output_and_status_of_a_command_in_a_throwaway_vm(alice: User) -> None:
@@ -65,24 +66,17 @@ def test_a_shell_on_a_terminal(terminal: Callable[..., Terminal]) -> None:
 def test_killing_the_client_of_rm_ends_the_vm(alice: User, machine: Machine) -> None:
     client = alice.popen("banger", "vm", "run", "--rm", "--name", "brief", "--", "sleep", "1000")
     try:
-        deadline = time.monotonic() + 60
-        while not any(vm["name"] == "brief" and vm["state"] == "running" for vm in alice.json("vm", "list")):
-            assert time.monotonic() < deadline, "the VM did not start"
-            time.sleep(0.2)
+        up = {"name": "brief", "state": "running"}.items()
+        until(lambda: any(up <= vm.items() for vm in alice.json("vm", "list")), "the VM runs")
     finally:
         client.kill()
         client.wait()
-    deadline = time.monotonic() + 20
-    while alice.json("vm", "list") or machine.traces():
-        assert time.monotonic() < deadline, machine.traces()
-        time.sleep(0.1)
+    until(lambda: not (alice.json("vm", "list") or machine.traces()), machine.traces, 20)
 
 
 def test_ctrl_c_while_it_boots_leaves_nothing(alice: User, terminal: Callable[..., Terminal]) -> None:
     shell = terminal("banger", "vm", "run", "--rm", "--name", "early", "--", "true")
-    deadline = time.monotonic() + 30
-    while not alice.json("vm", "list"):
-        assert time.monotonic() < deadline
+    until(lambda: alice.json("vm", "list"), "there is a VM", 30)
     shell.type("\x03")
     assert shell.wait() == 130, shell.seen
     assert alice.json("vm", "list") == []

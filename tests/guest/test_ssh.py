@@ -5,13 +5,13 @@ import os
 import re
 import signal
 import stat
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from tests.guest.machine import ALICE, BOB, STRANGER, Machine, Terminal
 from tests.guest.sshuser import SshUser, ssh_user
+from tests.patience import until
 
 pytestmark = pytest.mark.needs("ssh", "scp", "sftp", "rsync", "git", "ssh-agent", "ssh-keygen")
 VM = "web"
@@ -37,13 +37,6 @@ def address(owner: SshUser) -> str:
 def guest(owner: SshUser, script: str) -> str:
     """The output of a script in the guest, over the guest channel."""
     return owner.user.ok("vm", "exec", VM, "--", "sh", "-ec", script)
-
-
-def wait_for(what: str, found: Callable[[], object], timeout_s: float = 30) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not found():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.2)
 
 
 def test_plain_ssh_right_after_the_boot(owner: SshUser) -> None:
@@ -96,7 +89,7 @@ def test_ports_are_forwarded(owner: SshUser) -> None:
     tunnel = owner.start("banger", "vm", "ssh", VM, "-N", "-L", "2201:127.0.0.1:22")
     greet = "import socket; print(socket.create_connection(('127.0.0.1', 2201), 5).recv(8))"
     try:
-        wait_for("no tunnel", lambda: "SSH-2.0" in owner.run("python3", "-c", greet).out)
+        until(lambda: "SSH-2.0" in owner.run("python3", "-c", greet).out, "no tunnel", 30)
     finally:
         tunnel.terminate()
         tunnel.wait(10)
@@ -228,8 +221,8 @@ def test_without_tcp_it_goes_over_the_guest_channel(owner: SshUser) -> None:
     try:
         done = owner.run("ssh", HOST, "sha256sum; exit 4", stdin=DATA)
         assert (done.status, done.out.split()[0]) == (4, hashlib.sha256(DATA).hexdigest()), done
-        wait_for(
-            "its port is still told", lambda: "22" not in owner.user.json("vm", "show", VM)["listening"]
+        until(
+            lambda: "22" not in owner.user.json("vm", "show", VM)["listening"], "its port is still told", 30
         )
         assert owner.ok("banger", "vm", "ssh", VM, "--", "echo $SSH_CONNECTION").startswith("127.0.0.1 ")
     finally:
@@ -237,7 +230,7 @@ def test_without_tcp_it_goes_over_the_guest_channel(owner: SshUser) -> None:
     try:
         assert owner.run("ssh", HOST, "exit 6").status == 6
         client = owner.start("ssh", HOST, "exec sleep 999")
-        wait_for("no sleep", lambda: guest(owner, "pgrep -x sleep -a || true").count("999"))
+        until(lambda: guest(owner, "pgrep -x sleep -a || true").count("999"), "no sleep", 30)
         carriers = [pid for pid, words in owner.user.machine.netns.processes().items() if "--carry" in words]
         assert len(carriers) == 1
         clients = [
@@ -246,10 +239,11 @@ def test_without_tcp_it_goes_over_the_guest_channel(owner: SshUser) -> None:
         for pid in clients:
             os.kill(pid, signal.SIGKILL)
         client.wait(10)
-        wait_for("sshd stays", lambda: not guest(owner, "pgrep -f '^sshd: root' || true"))
-        wait_for(
-            "the carrier stays",
+        until(lambda: not guest(owner, "pgrep -f '^sshd: root' || true"), "sshd stays", 30)
+        until(
             lambda: not any("--carry" in words for words in owner.user.machine.netns.processes().values()),
+            "the carrier stays",
+            30,
         )
     finally:
         guest(owner, "systemctl start ssh")
@@ -258,8 +252,10 @@ def test_without_tcp_it_goes_over_the_guest_channel(owner: SshUser) -> None:
 def test_no_sshd_is_said(owner: SshUser) -> None:
     guest(owner, "systemctl stop ssh; mv /usr/sbin/sshd /usr/sbin/sshd.away")
     try:
-        wait_for(
-            "its port is still said to listen", lambda: not owner.user.json("vm", "show", VM)["listening"]
+        until(
+            lambda: not owner.user.json("vm", "show", VM)["listening"],
+            "its port is still said to listen",
+            30,
         )
         done = owner.run("banger", "vm", "ssh", VM)
         assert done.status == 125, done

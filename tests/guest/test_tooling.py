@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 
 from tests.guest.machine import ALICE, Machine, Netns, User
+from tests.patience import until
 
 HOST, SERVER = "192.0.2.2", "192.0.2.1"  # TEST-NET-1
 PORT = 8000
@@ -54,7 +54,7 @@ class Tools:
         (self.served / "hold").unlink(missing_ok=True)
 
     def asked(self) -> None:
-        until(lambda: (self.served / "asked").exists() or None, "mise asks the server")
+        until((self.served / "asked").exists, "mise asks the server")
 
     def commit(self, name: str, text: str) -> None:
         """`name` with `text` in the repository, as the user."""
@@ -81,14 +81,6 @@ class Tools:
         return self.user.ok(
             "vm", "exec", "tools", "--", "cat", "/root/.cache/banger/vm-run-tooling-repo.log"
         )
-
-
-def until(look: Any, what: str, timeout_s: float = 60) -> Any:
-    deadline = time.monotonic() + timeout_s
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, f"waited {timeout_s} s until {what}"
-        time.sleep(0.1)
-    return found
 
 
 def mise_toml(tool: bytes, port: int = PORT) -> str:
@@ -186,7 +178,7 @@ def test_a_failure_is_the_bootstraps_alone(tools: Tools) -> None:
 def test_a_wrong_checksum_is_no_tool(tools: Tools) -> None:
     tools.commit("mise.toml", mise_toml(b"another"))
     tools.user.ok("vm", "workspace", "prepare", "tools", str(tools.repo), "--replace")
-    until(lambda: "hecksum" in tools.log() or None, "mise complains of the checksum")
+    until(lambda: "hecksum" in tools.log(), "mise complains of the checksum")
     assert tools.wait_for("failed")["status"] == 1
 
 
