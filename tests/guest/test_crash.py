@@ -6,6 +6,8 @@ import pytest
 
 from tests.guest.machine import Machine, User
 
+pytestmark = pytest.mark.lab
+
 CREATE = ("ensure_disk", "ensure_disk_done")
 START = (
     "ensure_run_dir", "ensure_run_dir_done", "ensure_tap", "ensure_tap_done",

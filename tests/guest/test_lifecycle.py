@@ -8,6 +8,8 @@ import pytest
 from tests.guest.machine import ALICE, Machine, User
 from tests.patience import until
 
+pytestmark = pytest.mark.lab
+
 
 @pytest.fixture(scope="module")
 def web(machine: Machine) -> Iterator[str]:

@@ -8,6 +8,8 @@ import pytest
 from tests.guest.machine import Machine, User
 from tests.patience import patience
 
+pytestmark = pytest.mark.lab
+
 
 @pytest.fixture
 def web(alice: User) -> Iterator[str]:

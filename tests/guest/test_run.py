@@ -4,8 +4,12 @@ import re
 import time
 from collections.abc import Callable
 
+import pytest
+
 from tests.guest.machine import Machine, Terminal, User
 from tests.patience import until
+
+pytestmark = pytest.mark.lab
 
 
 def test_output_and_status_of_a_command_in_a_throwaway_vm(alice: User) -> None:

@@ -1,63 +1,121 @@
 """`tests/lab/run`: the lab is booted, and pytest runs in it as it would here; its report and its logs come out."""
 
 import os
-import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
+from banger.errors import Failure
+from banger.interrupt import Interrupted, Interrupts
 from tests.guest.machine import recipe
-from tests.lab.machine import Lab
+from tests.lab.machine import Lab, LabError
 from tests.lab.root import SOURCE
 from tests.system.debian_root import REPO
 
 CACHE = "/var/cache/banger-tests"
-# What can only be shown, or had better be shown, where KVM works.
-SUBSET = ("tests/guest/test_run.py", "tests/guest/test_lifecycle.py", "tests/guest/test_crash.py")
-# Emulating SVM makes all some five times slower.
-PATIENCE = "600"
+# Where tests marked `lab` are, for a word or two of the command line may choose among them.
+LAYERS = ("tests/guest", "tests/system")
+# How many times longer than usual a wait may take where SVM is emulated.
+PATIENCE = 10
+LOGS = REPO / "build/lab"
+DRIVERS = ("qemu", "firecracker")
 
 
 def main(words: list[str]) -> int:
-    """pytest's exit status."""
-    here = words[:1] == ["--here"]
-    chosen = list(words[here:]) or list(SUBSET)
-    arguments = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--durations=10", *chosen]
-    if here:
-        return subprocess.run([sys.executable, *arguments], cwd=REPO, check=False).returncode
+    """pytest's exit status; 2 where it could not run; 128+n when signal n ended it."""
     binary = os.environ.get("FIRECRACKER_BIN", "")
-    if binary and not os.access(binary, os.X_OK):
-        print(f"lab: FIRECRACKER_BIN={binary} is no program", file=sys.stderr)
-        return 2
+    if binary and not (Path(binary).is_file() and os.access(binary, os.X_OK)):
+        return _complain(f"FIRECRACKER_BIN={binary} is no program")
+    if os.geteuid() != 0:
+        return _complain("needs root: it mounts and makes file systems")
+    if not binary:
+        print("lab: FIRECRACKER_BIN names no binary: Firecracker's tests are skipped", flush=True)
+    try:
+        with Interrupts():
+            return _lab(words, binary)
+    except Interrupted as exc:
+        return _complain(str(exc), exc.failure.status)
+    except (LabError, Failure) as exc:
+        return _complain(str(exc))
+
+
+def _complain(text: str, status: int = 2) -> int:
+    print(f"lab: {text}", file=sys.stderr)
+    return status
+
+
+def _lab(words: list[str], binary: str) -> int:
     start = time.monotonic()
     with Lab.boot(binary) as lab:
-        print(f"lab: up after {time.monotonic() - start:.0f} s", flush=True)
-        lab.sh(
-            f"cp -r /lab/source/. {SOURCE}; mkdir -p {CACHE}; cp -r /lab/library {CACHE}/library-{recipe()};"
-            "cat /sys/fs/cgroup/cgroup.controllers"
-        )
-        env = {
-            "BANGER_TEST_CACHE": CACHE,
-            "BANGER_REQUIRE": "1",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": "/root",
-            "BANGER_TEST_PATIENCE": PATIENCE,
-        }
-        if binary:
-            env["FIRECRACKER_BIN"] = "/lab/firecracker"
-        status = lab.run(
-            f"{SOURCE}/.venv/bin/python", *arguments, "--junitxml=/tmp/lab.xml", "--timeout", PATIENCE,
-            env=env, cwd=SOURCE, sink=_out, check=False,
-        )  # fmt: skip
-        logs = REPO / "build/lab"
-        logs.mkdir(parents=True, exist_ok=True)
-        for name, script in (("lab.xml", "cat /tmp/lab.xml"), ("journal.txt", "journalctl -b --no-pager")):
-            (logs / name).write_text(lab.sh(script))
-        (logs / "console.txt").write_text(lab.console())
-        print(
-            f"lab: report and logs are in {logs.relative_to(Path.cwd())}, {time.monotonic() - start:.0f} s in all"
-        )
-    return status
+        _say("up", start)
+        try:
+            _furnish(lab)
+            return _pytest(lab, words, firecracker=bool(binary))
+        finally:
+            _fetch_logs(lab)
+            _say(f"report and logs are in {os.path.relpath(LOGS)}", start)
+
+
+def _furnish(lab: Lab) -> None:
+    """The checkout at its place, images and kernels where tests look for them. They themselves install banger."""
+    lab.sh(f"""
+        cp -r /lab/source/. {SOURCE}
+        mkdir -p {CACHE}
+        cp -r /lab/library {CACHE}/library-{recipe()}
+    """)
+
+
+def _pytest(lab: Lab, words: list[str], *, firecracker: bool) -> int:
+    named = words and not words[0].startswith("-")
+    env = {
+        "BANGER_TEST_CACHE": CACHE,
+        "BANGER_TEST_PATIENCE": str(PATIENCE if lab.emulated else 1),
+        "BANGER_REQUIRE": "1",
+        "BANGER_LAB": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": "/root",
+    }
+    if firecracker:
+        env["FIRECRACKER_BIN"] = "/lab/firecracker"
+    return lab.run(
+        f"{SOURCE}/.venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=10",
+        "--junitxml=/tmp/lab.xml", *(words if named else ("-m", "lab", *LAYERS, *words)),
+        env=env, cwd=SOURCE, sink=_out, check=False,
+    )  # fmt: skip
+
+
+def _fetch_logs(lab: Lab) -> None:
+    """Report, journal and console, as far as there are any."""
+    LOGS.mkdir(parents=True, exist_ok=True)
+    for old in LOGS.iterdir():
+        old.unlink()
+    (LOGS / "console.txt").write_text(lab.console(whole=True))
+    if not lab.runs():
+        return
+    (LOGS / "journal.txt").write_text(lab.sh("journalctl -b --no-pager"))
+    if report := lab.sh("cat /tmp/lab.xml 2>/dev/null || true"):
+        (LOGS / "lab.xml").write_text(report)
+        _sum_up(report)
+
+
+def _sum_up(report: str) -> None:
+    """How many tests of each driver passed, and how long they took."""
+    counts: Counter[tuple[str, str]] = Counter()
+    seconds: Counter[str] = Counter()
+    for case in ET.fromstring(report).iter("testcase"):
+        driver = next((name for name in DRIVERS if name in case.get("name", "")), "neither")
+        bad = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
+        counts[driver, bad[0] if bad else "passed"] += 1
+        seconds[driver] += float(case.get("time", "0"))
+    for driver, took in seconds.items():
+        how = ", ".join(f"{count} {what}" for (whose, what), count in counts.items() if whose == driver)
+        print(f"lab: {driver}: {how}, {took:.0f} s")
+
+
+def _say(text: str, start: float) -> None:
+    print(f"lab: {text}, after {time.monotonic() - start:.0f} s", flush=True)
 
 
 def _out(data: memoryview) -> None:

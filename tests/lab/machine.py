@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 from banger import messages, transfer
+from banger.errors import Failure
 from bangerd.host import initrd
 from bangerd.model.seed import Seed
 from tests.guest.machine import build_library
@@ -25,6 +26,8 @@ from tests.system.debian_root import CACHE, REPO
 MEMORY_MIB = 8192
 DISK = 64 << 30
 BOOT_S = 180
+NESTING = ("-accel", "kvm", "-cpu", "host")
+EMULATED = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt")
 NATIVE = REPO / "service/native/build"
 
 
@@ -37,12 +40,16 @@ class Lab:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.emulated = not _nests()
         self._shim: subprocess.Popen[bytes] | None = None
 
     @classmethod
     @contextmanager
     def boot(cls, firecracker: str = "") -> Iterator[Self]:
-        """`firecracker`: path of a binary that is at /lab/firecracker inside. The checkout is in /lab/source."""
+        """`firecracker`: path of a binary for /lab/firecracker; what else is in /lab, tests/lab/root.py tells.
+
+        Raises LabError when it does not come up.
+        """
         library = build_library(CACHE.parent)
         with tempfile.TemporaryDirectory(prefix="banger-lab-", dir=CACHE) as work:
             lab = cls(Path(work))
@@ -76,8 +83,9 @@ class Lab:
         program, _ = initrd.read_program(NATIVE / "banger-guest")
         initrd.write(self.folder / "initrd", program, kernel / "modules.cpio")
         argv = [
-            "qemu-system-x86_64", "-M", "q35", *_accelerator(), "-smp", str(min(4, os.cpu_count() or 1)),
-            "-m", f"{MEMORY_MIB}M", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "qemu-system-x86_64", "-M", "q35", *(EMULATED if self.emulated else NESTING),
+            "-smp", str(min(4, os.cpu_count() or 1)), "-m", f"{MEMORY_MIB}M",
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
             "-kernel", str(kernel / "vmlinuz"), "-initrd", str(self.folder / "initrd"),
             "-append", "quiet console=ttyS0 cryptomgr.notests panic=-1 norandmaps",
             "-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
@@ -87,25 +95,31 @@ class Lab:
         for index, (path, read_only) in enumerate(disks):
             how = f"if=none,id=disk{index},format=raw,file={path},readonly={'on' if read_only else 'off'}"
             argv += ["-drive", f"{how},file.locking=off", "-device", f"virtio-blk-pci,drive=disk{index}"]
+        # In a session of its own: a Ctrl-C is for us, who then end it. If we are killed it goes too.
+        shim = ["setpriv", "--pdeathsig=TERM", "--", str(NATIVE / "banger-shim"), "--dir", str(self.folder)]
         self._shim = subprocess.Popen(
-            [str(NATIVE / "banger-shim"), "--dir", str(self.folder), "--channel", "fd", "--", *argv],
-            stdin=subprocess.DEVNULL,
+            [*shim, "--channel", "fd", "--", *argv], stdin=subprocess.DEVNULL, start_new_session=True
         )
         self._await("control.sock")
         self.run("systemctl", "is-system-running", "--wait", check=False)
-        self.sh("modprobe kvm-amd || modprobe kvm-intel; modprobe tun; udevadm settle; test -c /dev/kvm")
+        self.sh("modprobe kvm-amd || modprobe kvm-intel; modprobe tun; udevadm settle; ls -l /dev/kvm")
 
     def _await(self, name: str) -> None:
         deadline = time.monotonic() + BOOT_S
         while not (self.folder / name).exists():
-            if self._shim is None or self._shim.poll() is not None or time.monotonic() > deadline:
+            if not self.runs() or time.monotonic() > deadline:
                 raise LabError(f"the lab does not start: {self.console()}")
             time.sleep(0.05)
 
-    def console(self) -> str:
-        """Its console's last lines, and what QEMU said."""
+    def runs(self) -> bool:
+        """Whether the machine is there still."""
+        return self._shim is not None and self._shim.poll() is None
+
+    def console(self, *, whole: bool = False) -> str:
+        """What its console shows, and what QEMU said: the last lines."""
         texts = [(self.folder / name) for name in ("console.log", "vmm.log")]
-        return "\n".join(path.read_text(errors="replace")[-3000:] for path in texts if path.exists())
+        shown = [path.read_text(errors="replace") for path in texts if path.exists()]
+        return "\n".join(text if whole else text[-3000:] for text in shown)
 
     def _session(self) -> int:
         link = socket.socket(socket.AF_UNIX)
@@ -137,9 +151,11 @@ class Lab:
             said.extend(data)
             sink(data)
 
-        outcome = transfer.run(
-            self._session(), messages.Command(argv, env=variables, workdir=cwd), sink=take
-        )
+        command = messages.Command(argv, env=variables, workdir=cwd)
+        try:
+            outcome = transfer.run(self._session(), command, sink=take)
+        except Failure as exc:
+            raise LabError(f"{argv}: {exc}\n{self.console()}") from None
         if check and outcome.status:
             raise LabError(
                 f"{argv} ended with {outcome.status}: {said.decode(errors='replace')}{outcome.stderr}"
@@ -153,15 +169,13 @@ class Lab:
         return said.decode(errors="replace")
 
     def _end(self) -> None:
-        if self._shim is not None and self._shim.poll() is None:
+        if self._shim is not None and self.runs():
             self._shim.send_signal(signal.SIGTERM)  # the guest powers off
             self._shim.wait()
 
 
-def _accelerator() -> list[str]:
-    nested = Path("/sys/module/kvm_intel/parameters/nested"), Path("/sys/module/kvm_amd/parameters/nested")
-    if os.access("/dev/kvm", os.W_OK) and any(
-        path.exists() and path.read_text()[0] in "Y1" for path in nested
-    ):
-        return ["-accel", "kvm", "-cpu", "host"]
-    return ["-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt"]
+def _nests() -> bool:
+    """Whether a guest of this machine can have KVM in hardware."""
+    modules = [Path("/sys/module") / name / "parameters/nested" for name in ("kvm_intel", "kvm_amd")]
+    nested = any(path.exists() and path.read_text()[0] in "Y1" for path in modules)
+    return nested and os.access("/dev/kvm", os.W_OK)

@@ -1,11 +1,12 @@
 """The lab machine's root file system: Debian with everything that tests need, as a squashfs; made once, then cached."""
 
 import os
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.system.debian_root import CACHE, REPO, base_root, cached, with_host_network
+from tests.system.debian_root import CACHE, REPO, base_root, cached, wheelhouse, with_host_network
 
 SOURCE = "/usr/src/banger"
 RECIPE = 1
@@ -50,7 +51,11 @@ def _make(folder: Path) -> None:
 
 
 def payload(folder: Path, library: Path, binary: str) -> Path:
-    """What changes from run to run, as a squashfs: checkout, image, kernel, and Firecracker if `binary` names it."""
+    """What changes from run to run, as a squashfs.
+
+    In it: the checkout (source), image and kernel (library), what `make install` would fetch from PyPI (wheels), and
+    the program that `binary` names, if any (firecracker).
+    """
     stage = folder / "stage"
     stage.mkdir()
     listed = subprocess.run(
@@ -72,7 +77,7 @@ def payload(folder: Path, library: Path, binary: str) -> Path:
     native = stage / "source/service/native/build"
     native.mkdir(parents=True)
     for program in ("banger-shim", "banger-guest"):
-        os.link(REPO / "service/native/build" / program, native / program)
+        shutil.copy2(REPO / "service/native/build" / program, native / program)
     arguments = [
         "mksquashfs",
         str(stage),
@@ -83,6 +88,7 @@ def payload(folder: Path, library: Path, binary: str) -> Path:
         "-quiet",
     ]
     _run("cp", "-al", str(library), str(stage / "library"))
+    _run("cp", "-al", str(wheelhouse(SUITE)), str(stage / "wheels"))
     if binary:
         _run("cp", binary, str(stage / "firecracker"))
     _run(*arguments, "-all-root")
