@@ -5,6 +5,7 @@ tested in it is tested on it.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from tests.system.debian_root import CACHE, REPO
 MEMORY_MIB = 8192
 DISK = 64 << 30
 BOOT_S = 180
+FOLDER = "machine"
 NESTING = ("-accel", "kvm", "-cpu", "host")
 EMULATED = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt")
 NATIVE = REPO / "service/native/build"
@@ -51,7 +53,10 @@ class Lab:
         Raises LabError when it does not come up.
         """
         library = build_library(CACHE.parent)
-        with tempfile.TemporaryDirectory(prefix="banger-lab-", dir=CACHE) as work:
+        for left in CACHE.glob(f"{FOLDER}-*"):  # by a run that was killed
+            if not Path(f"/proc/{left.name.split('-')[1]}").is_dir():
+                shutil.rmtree(left)
+        with tempfile.TemporaryDirectory(prefix=f"{FOLDER}-{os.getpid()}-", dir=CACHE) as work:
             lab = cls(Path(work))
             (kernel,) = (library / "kernels").iterdir()
             disks = [
