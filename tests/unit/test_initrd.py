@@ -83,6 +83,24 @@ def test_modules_come_after_what_they_need(tmp_path: Path) -> None:
     assert found["modules/01-virtio.ko"] == b"virtio"
 
 
+@pytest.mark.needs("cpio")
+def test_modules_that_can_wait_are_apart_with_what_only_they_need(tmp_path: Path) -> None:
+    depends: dict[str, list[str]] = {
+        "kernel/virtio/virtio_balloon.ko": ["kernel/virtio/virtio.ko"],
+        "kernel/hw_random/virtio-rng.ko.xz": ["kernel/virtio/virtio.ko", "kernel/hw_random/rng-core.ko"],
+        "kernel/hw_random/rng-core.ko": [],
+        "kernel/block/virtio_blk.ko": ["kernel/virtio/virtio.ko"],
+        "kernel/virtio/virtio.ko": [],
+    }
+    contents = {"kernel/hw_random/virtio-rng.ko.xz": lzma.compress(b"rng")}
+    found = listed(build_kernel.initrd_modules(a_tree(tmp_path, depends, contents)), tmp_path / "out")
+    assert sorted(found) == [
+        "modules/00-virtio.ko", "modules/01-virtio_blk.ko",
+        "modules/later/00-virtio_balloon.ko", "modules/later/01-rng_core.ko", "modules/later/02-virtio_rng.ko",
+    ]  # fmt: skip
+    assert found["modules/later/02-virtio_rng.ko"] == b"rng"
+
+
 @pytest.mark.parametrize(
     "module",
     [

@@ -4,8 +4,8 @@
         --keyring FILE --dir DIR [--apt-options FILE]
 
 Leaves in DIR: vmlinuz, vmlinux (the ELF file in it), modules.squashfs (the tree below /lib/modules/<release>, with
-its indexes), and modules.cpio (the modules that the initrd loads, numbered in the order of loading). Its result line
-says {"release": …, "package": …, "version": …}.
+its indexes), and modules.cpio (the modules that the guest program loads, numbered in the order of loading). Its result
+line says {"release": …, "package": …, "version": …}.
 """
 
 import argparse
@@ -33,6 +33,8 @@ WANTED = (
     "virtio_net",
     "vmw_vsock_virtio_transport",
 )
+# What a guest has use for once it is up: no boot waits for these, and images without udev would never load them.
+LATER = ("virtio_balloon", "virtio_rng")
 _SIGNATURE_END = b"~Module signature appended~\n"
 
 
@@ -91,22 +93,29 @@ def _only(folder: Path) -> Path:
 
 
 def initrd_modules(modules: Path) -> bytes:
-    """A cpio archive of /modules/<NN>-<name>.ko in an order in which each can be loaded."""
+    """A cpio archive of /modules/<NN>-<name>.ko in an order in which each can be loaded; in /modules/later those that
+    can wait until the guest is up."""
     depends = _read_depends(modules / "modules.dep")
+    first = _order(depends, WANTED)
+    later = [path for path in _order(depends, LATER) if path not in first]
+    archive_bytes = newc.folder("modules") + newc.folder("modules/later")
+    for folder, order in (("modules", first), ("modules/later", later)):
+        for number, path in enumerate(order):
+            content = _unsigned(_plain((modules / path).read_bytes()))
+            archive_bytes += newc.file(f"{folder}/{number:02}-{_name(path)}.ko", content, mode=0o644)
+    return archive_bytes + newc.trailer()
+
+
+def _order(depends: dict[str, list[str]], wanted: tuple[str, ...]) -> list[str]:
+    """The paths of the modules with these names, each after what it needs."""
     order: list[str] = []
-    for wanted in WANTED:
-        path = next((path for path in depends if _name(path) == wanted), None)
+    for name in wanted:
+        path = next((path for path in depends if _name(path) == name), None)
         if path is None:
             continue  # built in, or unknown to this kernel
         # modules.dep lists what a module needs, nearest first.
-        for step in (*reversed(depends[path]), path):
-            if step not in order:
-                order.append(step)
-    archive_bytes = newc.folder("modules")
-    for number, path in enumerate(order):
-        content = _unsigned(_plain((modules / path).read_bytes()))
-        archive_bytes += newc.file(f"modules/{number:02}-{_name(path)}.ko", content, mode=0o644)
-    return archive_bytes + newc.trailer()
+        order += [step for step in (*reversed(depends[path]), path) if step not in order]
+    return order
 
 
 def _read_depends(index: Path) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@
 #include "child.h"
 #include "facts.h"
 #include "link.h"
+#include "modules.h"
 #include "power.h"
 #include "session.h"
 #include "transport.h"
@@ -24,12 +25,13 @@ enum {
     REOPEN_MS = 100,
     GOODBYE_MS = 1000, /* the host's answer to our last line is not waited for longer than this */
     CLOCK_STEP_NS = 100000000,
+    LATER_MS = 2000, /* after READY: whoever waited for the guest has a command, whose start goes first */
 };
 
 static struct agent self;
 static struct link host;
 static struct source signals, boss, listener = {.fd = -1};
-static struct timer reopen, goodbye;
+static struct timer reopen, goodbye, later;
 static uint64_t skipped;        /* of the parser, when it was last looked at */
 static bool leaving, to_reboot; /* the host was told that the machine goes down, and how */
 static bool by_ourselves;       /* nobody else will bring it down */
@@ -139,6 +141,13 @@ static void take_hello(const struct frame *f)
     link_flush(&host); /* now: reading the figures takes a moment */
     if (link_is_open(&host))
         facts_start(&host);
+    timer_set(&later, LATER_MS);
+}
+
+static void load_rest(struct timer *t)
+{
+    (void)t;
+    modules_load_kept();
 }
 
 static void take_frame(struct link *l, const struct frame *f)
@@ -267,6 +276,7 @@ int agent_run(const struct agent *options)
     loop_signals(&signals, signaled);
     host = (struct link){.src.fd = -1, .on_frame = take_frame, .on_broken = broken, .on_room = has_room};
     reopen.fire = try_open;
+    later.fire = load_rest;
     if (self.boss >= 0)
         loop_add(&boss, self.boss, EPOLLIN, boss_ready);
     if (self.fd >= 0) {

@@ -116,6 +116,7 @@ _Noreturn void boot(void)
     disks_mount_first();
     open_console();
     modules_load("/modules");
+    modules_keep("/modules/later");
     long loaded = uptime_ms();
     disks_read_seed(&seed);
     disks_enter_root(&seed);

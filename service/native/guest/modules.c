@@ -8,10 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "boot.h"
 #include "transport.h"
+
+enum { KEPT_MAX = 8 };
+
+static struct {
+    int fd;
+    char name[64];
+} kept[KEPT_MAX];
+static int kept_count;
 
 static int is_module(const struct dirent *e)
 {
@@ -31,12 +40,17 @@ static bool is_useful(const char *name)
 }
 
 /* finit_module, but for what is there already, and drivers of hardware that is not. */
+static bool load_open(int fd)
+{
+    return syscall(SYS_finit_module, fd, "", 0) == 0 || errno == EEXIST || errno == ENODEV;
+}
+
 static bool load(const char *path)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
-    bool ok = syscall(SYS_finit_module, fd, "", 0) == 0 || errno == EEXIST || errno == ENODEV;
+    bool ok = load_open(fd);
     int error = errno;
     close(fd);
     errno = error;
@@ -58,4 +72,44 @@ void modules_load(const char *folder)
     }
     if (count >= 0)
         free(found);
+}
+
+void modules_keep(const char *folder)
+{
+    struct dirent **found;
+    int count = scandir(folder, &found, is_module, alphasort); /* none: the initrd is of an older kernel package */
+    for (int i = 0; i < count; i++) {
+        char path[512];
+        snprintf(path, sizeof path, "%s/%s", folder, found[i]->d_name);
+        int fd = kept_count < KEPT_MAX ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+        if (fd >= 0) {
+            kept[kept_count].fd = fd;
+            snprintf(kept[kept_count++].name, sizeof kept->name, "%.63s", found[i]->d_name);
+        }
+        unlink(path);
+        free(found[i]);
+    }
+    if (count >= 0)
+        free(found);
+}
+
+static _Noreturn void load_kept(void)
+{
+    for (int i = 0; i < kept_count; i++)
+        if (!load_open(kept[i].fd))
+            boot_warn(kept[i].name, strerror(errno));
+    _exit(0);
+}
+
+void modules_load_kept(void)
+{
+    pid_t pid = kept_count ? fork() : -1;
+    if (pid == 0 && fork() == 0) /* PID 1 is told of its end, not the agent */
+        load_kept();
+    if (pid == 0)
+        _exit(0);
+    if (pid > 0)
+        waitpid(pid, NULL, 0);
+    while (kept_count)
+        close(kept[--kept_count].fd);
 }
