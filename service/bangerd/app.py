@@ -158,6 +158,9 @@ async def serve(options: Options) -> None:
         insecure_registries=config.insecure_registries,
     )
     await library.collect()
+    vmm = await drivers.choose(config, disks, host.kvm)
+    for text in vmm.missing:
+        log.warning("%s", text)
     ports = Ports(
         config=config,
         host=host,
@@ -168,7 +171,7 @@ async def serve(options: Options) -> None:
         supervisor=supervisor,
         shims=shims,
         library=library,
-        vmm=await drivers.choose(config, disks, host.kvm),
+        vmm=vmm,
         shim=options.libexec_dir / "banger-shim",
         hook=hook_from(os.environ),
     )
@@ -180,7 +183,7 @@ async def serve(options: Options) -> None:
         jobs=jobs,
         doctor=Doctor(ports),
         version=version("banger"),
-        capabilities=(ports.vmm.name, ports.vmm.accelerator, *sorted(ports.vmm.capabilities)),
+        capabilities=(ports.vmm.name, ports.vmm.accelerator, *sorted(map(str, ports.vmm.capabilities))),
         catalog=library.catalog,
         user_name=host.user_name,
     )

@@ -13,7 +13,7 @@ from bangerd.model.network import parse_subnet
 from bangerd.model.sizing import DISK_CEILING, DISK_FLOOR, Wish
 from bangerd.model.vm import MIB
 
-_UNITS = {"M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
+_UNITS = {"K": 1024, "M": MIB, "G": 1024 * MIB, "T": 1024 * 1024 * MIB}
 
 
 class ConfigError(BangerError):
@@ -61,8 +61,37 @@ class VMDefaults(Table, frozen=True):
         return Wish(self.vcpu, memory, disk)
 
 
+class VMLimits(Table, frozen=True):
+    """What each VM may use of what all share; "0": as much as there is."""
+
+    disk_rate: Annotated[
+        str,
+        _text(
+            'bytes per second with a unit, as a string: "200M", or "0" for no limit',
+            "How much each disk of a VM may read and write in a second.",
+            r"^(0|[1-9][0-9]{0,5}[KMG])$",
+        ),
+    ] = "0"
+    network_rate: Annotated[
+        str,
+        _text(
+            'bytes per second with a unit, as a string: "20M", or "0" for no limit',
+            "How much a VM may send in a second, and how much it may receive.",
+            r"^(0|[1-9][0-9]{0,5}[KMG])$",
+        ),
+    ] = "0"
+
+    @property
+    def disk_bytes_per_s(self) -> int:
+        return _bytes(self.disk_rate)
+
+    @property
+    def network_bytes_per_s(self) -> int:
+        return _bytes(self.network_rate)
+
+
 def _bytes(size: str) -> int:
-    return int(size[:-1]) * _UNITS[size[-1]]
+    return 0 if size == "0" else int(size[:-1]) * _UNITS[size[-1]]
 
 
 _PROGRAM = r"^(/.*)?$"
@@ -97,6 +126,12 @@ class Config(Table, frozen=True):
     firecracker_bin: Annotated[
         str, _text(_PROGRAM_MUST, "Firecracker's program; empty means the one in PATH.", _PROGRAM)
     ] = ""
+    firecracker_pci: Annotated[
+        bool,
+        Meta(
+            description="Whether Firecracker has its devices on a PCI bus, from 1.13 on, instead of memory-mapped."
+        ),
+    ] = False
     qemu_bin: Annotated[
         str, _text(_PROGRAM_MUST, "QEMU's program; empty means the one in PATH.", _PROGRAM)
     ] = ""
@@ -177,6 +212,7 @@ class Config(Table, frozen=True):
         ),
     ] = False
     vm_defaults: Annotated[VMDefaults, Meta(description="Sizes of new VMs.")] = VMDefaults()
+    vm_limits: Annotated[VMLimits, Meta(description="What each VM may use of what all share.")] = VMLimits()
 
     @property
     def cache_bytes(self) -> int:

@@ -11,7 +11,12 @@ from pathlib import Path
 from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.hook import hook_from
-from bangerd.core.ports import GuestStatus, Launch, Order, Plan, Progress, UnitSpec
+from bangerd.core.ports import (
+    GuestStatus,
+    Order,
+    Progress,
+    UnitSpec,
+)
 from bangerd.model.errors import (
     GuestFailed,
     LimitReached,
@@ -25,6 +30,7 @@ from bangerd.model.network import Pool
 from bangerd.model.reference import Reference
 from bangerd.model.vm import GIB, VM, ExitReason, ExitRecord, Unit
 from tests.fakes.caches import FakeCaches
+from tests.fakes.vmm import FakeVMM
 from tests.fakes.world import IMAGE, KERNEL, FakeGuest, World
 
 
@@ -124,7 +130,7 @@ class FakeDisks:
         self._world.effect("remove_disk", vm.sid)
         self._world.disks.discard(vm.sid)
 
-    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes]]) -> None: ...
+    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes | None]]) -> None: ...
 
     async def ensure_run_dir(self, vm: VM, seed: bytes) -> None:
         self._world.effect("ensure_run_dir", vm.sid)
@@ -329,35 +335,6 @@ class FakeHost:
 
     def uids_in_use(self, first: int, count: int) -> frozenset[int]:
         return frozenset()
-
-
-class FakeVMM:
-    name = "fake"
-    accelerator = "kvm"
-    capabilities = frozenset({"pause"})
-    reason = "it is the only one"
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def plan(self, launch: Launch) -> Plan:
-        return Plan(("vmm", launch.vm.sid), ("/dev/kvm",), 64 * 2**20, "fd")
-
-    async def pause(self, vm: VM) -> None:
-        self._world.effect("pause", vm.sid)
-        self._world.guests[vm.sid].paused = True
-
-    async def resume(self, vm: VM) -> None:
-        self._world.effect("resume", vm.sid)
-        self._world.guests[vm.sid].paused = False
-
-    async def paused(self, vm: VM) -> bool:
-        return vm.sid in self._world.guests and self._world.guests[vm.sid].paused
-
-    async def power_button(self, vm: VM) -> None: ...
-
-    def of(self, vm: VM) -> "FakeVMM":
-        return self
 
 
 def fake_ports(world: World, config: Config | None = None, *, isolates_owners: bool = True) -> Ports:

@@ -58,6 +58,7 @@ class World:
     boot: str = "boot-1"
     boots: bool = True  # guests come up
     stops: bool = True  # guests heed a request to power off
+    heeds_button: bool = False  # ... or the power button
     broken: dict[str, Exception] = field(default_factory=dict)  # effect name -> what it raises
     log: list[str] = field(default_factory=list)
     images: list[Image] = field(default_factory=lambda: [IMAGE])

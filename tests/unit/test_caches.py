@@ -8,6 +8,7 @@ from tests.fakes.ports import World
 from tests.fakes.service import ALICE, BOB, Service, ended
 
 from bangerd.config import Config
+from bangerd.core.effects import Effects
 from bangerd.core.requests import CreateRequest, check_request
 from bangerd.model.errors import (
     BangerError,
@@ -77,6 +78,7 @@ async def test_a_guest_that_does_not_stop_is_deleted_all_the_same(monkeypatch: p
     world = World(stops=False)
     async with Service(world) as service:
         vm = await service.run(wanted("web"))
+        monkeypatch.setattr(Effects, "agent_patience_s", 0.01)
         monkeypatch.setattr(service.vms._effects, "patience_s", lambda _step: 0.01)
         await ended(service.vms.delete(vm, ALICE))
         assert world.log.count(f"stop {vm.sid}") == 1

@@ -1,11 +1,10 @@
 """Which VMM drives a VM, and that what the service runs can be changed by root alone."""
 
 import asyncio
-import os
+import json
 import re
 import stat
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,14 @@ import pytest
 from msgspec import structs
 from tests.unit.test_firecracker import a_vm
 
-from bangerd.config import Config
+from bangerd.config import Config, VMLimits
+from bangerd.core.launch import READ_ONLY
+from bangerd.core.ports import Capability, Disk, Driver, Launch, Rates, disk_roles
 from bangerd.host import drivers, firecracker
 from bangerd.host.disk import DiskFiles
-from bangerd.model.errors import HostNotReady
+from bangerd.host.qemu import Qemu
+from bangerd.model.errors import HostNotReady, StepFailed
+from bangerd.model.vm import MIB
 
 
 @pytest.fixture
@@ -32,7 +35,7 @@ def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "firecracker"
     path.write_text("#!/bin/sh\necho 'Firecracker v1.16.1'\n")
     path.chmod(0o755)
-    monkeypatch.setattr(firecracker, "check_binary", lambda _path: None)
+    monkeypatch.setattr(firecracker, "check_binary", lambda path: path)
     return path
 
 
@@ -57,7 +60,7 @@ def choose(
 @pytest.mark.parametrize(
     ("config", "works", "there", "reason"),
     [
-        (Config(), True, True, "firecracker: KVM works, and Firecracker is installed"),
+        (Config(), True, True, r"firecracker: KVM works, and Firecracker is installed \(1\.16\.1\)"),
         (Config(), True, False, "qemu: Firecracker is not installed"),
         (Config(), False, True, "qemu: Firecracker needs KVM, and the CPU shows neither vmx nor svm"),
         (Config(vmm="qemu"), True, True, "qemu: .*admin's config"),
@@ -99,38 +102,91 @@ async def test_a_vm_that_runs_keeps_the_driver_it_was_started_with(disks: DiskFi
     assert found.of(a_vm()).name == "firecracker"
 
 
-@contextmanager
-def mode(path: Path, bits: int) -> Iterator[None]:
-    before = stat.S_IMODE(path.stat().st_mode)
-    path.chmod(bits)
-    yield
-    path.chmod(before)
+@pytest.mark.parametrize("vmm", ["qemu", "auto"])
+async def test_a_vm_of_the_other_vmm_is_talked_to_also_when_that_is_gone(
+    disks: DiskFiles, choose: Any, vmm: str
+) -> None:
+    """What is in PATH and in the config concerns new starts alone."""
+    found = await choose(Config(vmm=vmm), works=vmm == "auto", there=vmm == "auto")
+    run_dir = disks.run_dir(a_vm())
+    (run_dir / "control.sock").touch()
+    assert isinstance(found.of(a_vm()), Qemu)
+    (run_dir / "firecracker.json").touch()
+    assert isinstance(found.of(a_vm()), firecracker.Firecracker)
 
 
-def test_only_a_program_that_root_alone_can_change_is_run(tmp_path: Path) -> None:
-    folder = tmp_path / "bin"
-    folder.mkdir(mode=0o755)
-    path = folder / "fc"
-    path.write_text("#!/bin/sh\n")
-    path.chmod(0o755)
-    trusted = all(
-        (parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o022)
-        or parent.stat().st_mode & stat.S_ISVTX
-        for parent in path.parents
+LIMITED = Config(vm_limits=VMLimits(disk_rate="1M", network_rate="20K"))
+
+
+async def test_limits_that_a_vmm_cannot_keep_are_told(choose: Any) -> None:
+    assert (await choose(LIMITED, works=True, there=True)).missing == ()
+    assert (await choose(Config(), works=False, there=False)).missing == ()
+    assert (await choose(LIMITED, works=False, there=False)).missing == (
+        "vm_limits.network_rate is not kept: qemu cannot do that",
     )
-    assert trusted, "the test's folder must be root's"
-    firecracker.check_binary(path)
-    with mode(path, 0o775), pytest.raises(HostNotReady, match="others than root can change .*/fc; chown"):
-        firecracker.check_binary(path)
-    with mode(folder, 0o777), pytest.raises(HostNotReady, match="others than root can change .*/bin; chown"):
-        firecracker.check_binary(path)
-    with mode(path, 0o644), pytest.raises(HostNotReady, match="is no program"):
-        firecracker.check_binary(path)
-    os.chown(path, 1000, 1000)
-    with pytest.raises(HostNotReady, match="others than root"):
-        firecracker.check_binary(path)
-    with pytest.raises(HostNotReady, match="cannot be used"):
-        firecracker.check_binary(folder / "gone")
+
+
+async def test_pci_that_is_not_there_is_told(choose: Any) -> None:
+    wanted = Config(firecracker_pci=True)
+    assert (await choose(wanted, works=True, there=True)).missing == ()
+    (told,) = (await choose(wanted, works=False, there=False)).missing
+    assert "firecracker_pci has no effect" in told
+
+
+def a_launch(tmp_path: Path) -> Launch:
+    disks = tuple(Disk(tmp_path / role, role, read_only=role in READ_ONLY) for role in disk_roles(a_vm()))
+    return Launch(a_vm(), tmp_path, *(tmp_path / name for name in "kei"), "quiet", disks, kvm=True)
+
+
+async def test_both_drivers_get_the_admins_limits(choose: Any, tmp_path: Path) -> None:
+    launch = a_launch(tmp_path)
+    launch.elf.touch()
+    plan = await (await choose(LIMITED, works=True, there=True)).plan(launch)
+    told = json.loads(dict(plan.files)["firecracker.json"])
+    per_second = {"bandwidth": {"size": 20 * 1024, "refill_time": 1000}}
+    (interface,) = told["network-interfaces"]
+    assert interface["rx_rate_limiter"] == interface["tx_rate_limiter"] == per_second
+    assert {drive["rate_limiter"]["bandwidth"]["size"] for drive in told["drives"]} == {MIB}
+    plan = await (await choose(LIMITED, works=False, there=False)).plan(launch)
+    drives = [word for word in plan.argv if word.startswith("if=none")]
+    assert len(drives) == 4
+    assert all(drive.endswith(f",throttling.bps-total={MIB}") for drive in drives)
+    plan = await (await choose(Config(), works=False, there=False)).plan(launch)
+    assert "throttling" not in " ".join(plan.argv)
+
+
+PRIMITIVES: dict[Capability, Callable[[Driver], Awaitable[object]]] = {
+    Capability.NETWORK_RATE: lambda driver: driver.limit(a_vm(), Rates(network=1)),
+    Capability.METRICS: lambda driver: driver.metrics(a_vm()),
+    Capability.SNAPSHOT: lambda driver: driver.snapshot(a_vm(), "state", "memory"),
+}
+
+
+@pytest.mark.parametrize("vmm", ["qemu", "firecracker"])
+async def test_what_a_driver_lacks_it_refuses_as_such(choose: Any, vmm: str) -> None:
+    """Without a VMM that answers, what it has fails otherwise."""
+    driver = (await choose(Config(vmm=vmm), works=True, there=True)).of(a_vm())
+    assert driver.name == vmm
+    for capability, call in PRIMITIVES.items():
+        lacks = capability not in driver.capabilities
+        with pytest.raises(
+            HostNotReady if lacks else StepFailed, match=capability if lacks else "reached|read"
+        ):
+            await call(driver)
+
+
+async def test_the_table_in_the_docs_is_right(choose: Any) -> None:
+    """docs/vmm.md: a row for each capability, with a mark for each driver."""
+    page = (Path(__file__).parents[2] / "docs/vmm.md").read_text()
+    rows = {
+        row[0]: row[1:3]
+        for row in re.findall(r"^\| `([a-z-]+)` \| ([^|]+) \| ([^|]+) \|", page, re.MULTILINE)
+    }
+    assert rows.keys() == set(Capability)
+    for column, vmm in enumerate(("firecracker", "qemu")):
+        found = await choose(Config(vmm=vmm), works=True, there=True)
+        marked = {name for name, marks in rows.items() if marks[column].startswith("yes")}
+        assert marked == found.capabilities, vmm
 
 
 def test_files_for_the_vmm_are_the_vms_and_do_not_make_a_run_folder_stale(disks: DiskFiles) -> None:
@@ -138,13 +194,15 @@ def test_files_for_the_vmm_are_the_vms_and_do_not_make_a_run_folder_stale(disks:
     asyncio.run(disks.ensure_run_dir(vm, b"seed"))
     assert disks.is_fresh(vm)
     (disks.run_dir(vm) / "firecracker.json").symlink_to("/etc/passwd")
-    asyncio.run(disks.write_files(vm, (("firecracker.json", b"{}"), ("metrics.json", b""))))
+    asyncio.run(disks.write_files(vm, (("firecracker.json", b"{}"), ("metrics.fifo", None))))
     written = disks.run_dir(vm) / "firecracker.json"
     assert (written.is_symlink(), written.read_bytes(), stat.S_IMODE(written.stat().st_mode)) == (
         False,
         b"{}",
         0o600,
     )
+    pipe = (disks.run_dir(vm) / "metrics.fifo").stat()
+    assert (stat.S_ISFIFO(pipe.st_mode), stat.S_IMODE(pipe.st_mode), pipe.st_uid) == (True, 0o600, vm.uid)
     assert disks.is_fresh(vm)
     (disks.run_dir(vm) / "control.sock").touch()
     assert not disks.is_fresh(vm)

@@ -1,5 +1,7 @@
 """The Firecracker driver without Firecracker: what it asks is what each release takes, what is answered is checked."""
 
+import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -13,11 +15,11 @@ from typing import Any
 import pytest
 from tests.unit.firecracker_facts import RELEASES, check_object, check_request
 
-from bangerd.core.ports import Disk, Launch
+from bangerd.core.ports import Disk, Launch, Rates
 from bangerd.host import firecracker
 from bangerd.host.disk import DiskFiles
 from bangerd.host.firecracker import Firecracker
-from bangerd.host.firecracker_config import Rates, configuration, features, parse_version
+from bangerd.host.firecracker_config import configuration, features, parse_version
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.vm import GIB, MIB, VM, Desired, VMSpec
 
@@ -53,12 +55,14 @@ def version_of(release: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("release", RELEASES)
 @pytest.mark.parametrize("rates", [Rates(), Rates(disk=10 * MIB, network=MIB)])
 def test_every_release_takes_its_configuration(tmp_path: Path, release: str, rates: Rates) -> None:
-    told = configuration(a_launch(tmp_path), features(version_of(release)), rates)
+    launch = a_launch(tmp_path)
+    told = configuration(launch, launch.elf, features(version_of(release)), rates)
     check_object("FullVmConfiguration", told, release)
     assert [drive["is_read_only"] for drive in told["drives"]] == [True, True, False, False]
     assert told["drives"][3]["drive_id"] == "mount__var_cache"
     assert told["machine-config"] == {"vcpu_count": 3, "mem_size_mib": 512}
     assert ("rate_limiter" in told["drives"][0]) == bool(rates.disk)
+    assert told["balloon"].get("free_page_reporting", False) == (version_of(release) >= (1, 14, 0))
 
 
 def test_a_newer_key_is_noticed_by_the_facts() -> None:
@@ -88,26 +92,6 @@ def test_a_release_that_is_too_old_is_refused_with_the_reason() -> None:
         features((1, 11, 2))
 
 
-async def test_the_plan(tmp_path: Path) -> None:
-    disks = DiskFiles(tmp_path / "state", tmp_path / "run")
-    plan = await Firecracker(Path("/fc"), (1, 13, 0), disks, Rates(), pci=True).plan(a_launch(tmp_path))
-    assert plan.argv == (
-        "/fc", "--id", "0123abcd", "--api-sock", "api.sock", "--config-file", "firecracker.json", "--enable-pci",
-    )  # fmt: skip
-    assert (plan.channel, plan.sockets) == ("vsock:vsock.sock", ("api.sock",))
-    assert dict(plan.files).keys() == {"firecracker.json", "metrics.json"}
-    without = await Firecracker(Path("/fc"), (1, 12, 0), disks, Rates(), pci=True).plan(a_launch(tmp_path))
-    assert "--enable-pci" not in without.argv
-
-
-async def test_a_kernel_without_its_elf_file_says_what_to_do(tmp_path: Path) -> None:
-    launch = a_launch(tmp_path)
-    launch.elf.unlink()
-    driver = Firecracker(Path("/fc"), (1, 16, 0), DiskFiles(tmp_path / "s", tmp_path / "r"), Rates())
-    with pytest.raises(HostNotReady, match="banger image pull"):
-        await driver.plan(launch)
-
-
 # What it is asked
 
 
@@ -119,6 +103,7 @@ class Api:
         self._answer = answer
         self._hang = hang
         self._slowly = slowly
+        self.answering: Callable[[], object] = lambda: None  # called before each answer
         self._end = threading.Event()
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(str(path))
@@ -144,6 +129,7 @@ class Api:
                 body = stream.read(sum(lengths))
                 method, path, _ = head[0].decode().split()
                 self.asked.append((method, path, json.loads(body) if body else None))
+                self.answering()
                 if self._hang:
                     self._end.wait()
                 try:
@@ -194,7 +180,7 @@ def start(disks: DiskFiles) -> Iterator[Start]:
 @pytest.mark.parametrize("release", RELEASES)
 async def test_every_release_takes_what_it_is_asked(start: Start, release: str) -> None:
     driver, api = start(http("204 No Content"), release)
-    vm = a_vm()
+    vm = a_vm(spec=replace(a_vm().spec, caches={"/var/cache": "apt"}))
     await driver.pause(vm)
     await driver.resume(vm)
     await driver.power_button(vm)
@@ -203,19 +189,18 @@ async def test_every_release_takes_what_it_is_asked(start: Start, release: str) 
     await driver.snapshot(vm, "state", "memory")
     await driver.restore(vm, "state", "memory", resume=True)
     assert not await driver.paused(vm)
-    assert await driver.balloon_statistics(vm) == {}
     for method, path, body in api.asked:
         check_request(method, path, body, release)
     assert [path for _, path, _ in api.asked] == [
-        "/vm", "/vm", "/actions", "/balloon", "/network-interfaces/eth0", "/drives/data",
-        "/snapshot/create", "/snapshot/load", "/", "/balloon/statistics",
+        "/vm", "/vm", "/actions", "/balloon", "/network-interfaces/eth0",
+        "/drives/seed", "/drives/image", "/drives/modules", "/drives/data", "/drives/cache0",
+        "/snapshot/create", "/snapshot/load", "/",
     ]  # fmt: skip
 
 
 async def test_what_it_answers_is_told(start: Start) -> None:
-    driver, _ = start(http("200 OK", '{"state": "Paused", "id": "x", "target_mib": 3, "odd": "text"}'))
+    driver, _ = start(http("200 OK", '{"state": "Paused", "id": "x", "odd": "text"}'))
     assert await driver.paused(a_vm())
-    assert await driver.balloon_statistics(a_vm()) == {"target_mib": 3}
 
 
 async def test_a_refusal_has_the_reason_and_nothing_a_terminal_would_act_on(start: Start) -> None:
@@ -275,12 +260,48 @@ async def test_a_socket_that_is_not_the_vms_is_not_spoken_to(start: Start, disks
     assert api.asked == []
 
 
-async def test_metrics_are_the_last_whole_line(start: Start, disks: DiskFiles) -> None:
-    driver, _ = start(http("204 No Content"))
-    file = disks.run_dir(a_vm()) / "metrics.json"
-    file.write_text('{"utc_timestamp_ms": 1}\n{"utc_timestamp_ms": 2}\n{"utc_ti')
-    assert await driver.metrics(a_vm()) == {"utc_timestamp_ms": 2}
-    file.unlink()
-    file.symlink_to("/etc/passwd")
-    with pytest.raises(OSError, match="Too many levels"):
+class Meter:
+    """Stands in for what Firecracker does with its end of the pipe."""
+
+    def __init__(self, disks: DiskFiles) -> None:
+        asyncio.run(disks.write_files(a_vm(), (("metrics.fifo", None),)))
+        self.path = disks.run_dir(a_vm()) / "metrics.fifo"
+        self.end = os.open(self.path, os.O_RDWR | os.O_NONBLOCK)
+
+    def write(self, text: bytes) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.write(self.end, text)
+
+
+@pytest.fixture
+def meter(disks: DiskFiles) -> Iterator[Meter]:
+    made = Meter(disks)
+    yield made
+    os.close(made.end)
+
+
+async def test_metrics_are_those_of_now_also_when_nobody_has_read_for_long(
+    start: Start, meter: Meter
+) -> None:
+    driver, api = start(http("204 No Content"))
+    for minute in range(100):
+        meter.write(b'{"utc_timestamp_ms": %d, "much": "%s"}\n' % (minute, b"x" * 10_000))
+    api.answering = lambda: meter.write(b'{"utc_timestamp_ms": 1000}\n{"utc_timestamp_ms": 1001}\n{"cut')
+    assert await driver.metrics(a_vm()) == {"utc_timestamp_ms": 1001}
+    assert api.asked == [("PUT", "/actions", {"action_type": "FlushMetrics"})]
+    api.answering = lambda: None
+    with pytest.raises(StepFailed, match="wrote no metrics"):
         await driver.metrics(a_vm())
+
+
+@pytest.mark.parametrize("what", ["link", "file", "nothing"])
+async def test_metrics_are_read_from_the_vms_own_pipe_alone(start: Start, meter: Meter, what: str) -> None:
+    driver, api = start(http("204 No Content"))
+    meter.path.unlink()
+    if what == "link":
+        meter.path.symlink_to("/etc/passwd")
+    elif what == "file":
+        meter.path.write_text("{}")
+    with pytest.raises(StepFailed, match="cannot be read|not the VM's own pipe"):
+        await driver.metrics(a_vm())
+    assert api.asked == []

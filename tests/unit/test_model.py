@@ -136,6 +136,11 @@ def test_config(tmp_path: Path) -> None:
     assert config.vm_defaults.wish() == Wish(4, 4 * GIB, 16 * GIB)
 
 
+def test_limits_of_vms(tmp_path: Path) -> None:
+    limits = load(write(tmp_path, '[vm_limits]\ndisk_rate = "200M"\n'), required=True).vm_limits
+    assert (limits.disk_bytes_per_s, limits.network_bytes_per_s) == (200 * MIB, 0)
+
+
 def test_no_config(tmp_path: Path) -> None:
     assert load(tmp_path / "none", required=False) == Config()
     with pytest.raises(ConfigError, match="no such file"):
@@ -165,6 +170,8 @@ def test_no_config(tmp_path: Path) -> None:
         ("[vm_defaults]\ndisk_size = 1", "must be a size"),
         ('[vm_defaults]\ndisk_size = "16GG"', "must be a size"),
         ('[vm_defaults]\nvcpu = "2"', "must be a whole number"),
+        ("[vm_limits]\ndisk_rate = 1000", "must be bytes per second with a unit"),
+        ('[vm_limits]\nnetwork_rate = "0M"', 'must be bytes per second .* or "0" for no limit'),
         (
             'ssh_key_path = "~/.ssh/id"',
             r":1:1: ssh_key_path cannot be set here\n.*\n.*\n  it is a user's",

@@ -69,17 +69,6 @@ async def test_created_but_not_started() -> None:
         assert not world.units
 
 
-async def test_a_guest_that_does_not_stop_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(stops=False)
-    async with Service(world) as service:
-        vm = await service.run(CreateRequest())
-        monkeypatch.setattr(service.vms._effects, "patience_s", lambda _step: 0.01)
-        await ended(service.vms.stop(vm, ALICE))
-        assert world.log.count(f"stop {vm.sid}") == 1
-        assert f"kill {vm.sid}" in world.log
-        assert service.vms.state(vm) is VMState.STOPPED
-
-
 async def test_a_guest_that_does_not_boot(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(boots=False)
     async with Service(world) as service:

@@ -33,7 +33,7 @@ _GROUPS = {
     "runs on": ("vmm", "accelerator", "vmm_reason", "timings_ms"),
 }
 _BYTES = {"memory", "disk", "memory_total", "memory_available"}
-_UNSHOWN = {"path", "short_id", "owner"}
+_UNSHOWN = {"path", "short_id", "owner", "capabilities"}
 
 
 def create(*, spec: Spec = DEFAULTS, output: Output = PEOPLE) -> None:

@@ -180,6 +180,7 @@ _BRIDGE = "it is the machine's: its admin sets `subnet` in /etc/banger/banger.to
 # Keys of the admin's file, and of other versions of this one.
 REFUSED = {
     "firecracker_bin": _NO_CHOICE,
+    "firecracker_pci": _NO_CHOICE,
     "qemu_bin": _NO_CHOICE,
     "vmm": _NO_CHOICE,
     "mirror": _NO_CHOICE,
@@ -197,6 +198,7 @@ REFUSED = {
     "boot_timeout_s": _ADMIN,
     "stop_timeout_s": _ADMIN,
     "allow_shared_host": _ADMIN,
+    "vm_limits": _ADMIN,
     "bridge_ip": _BRIDGE,
     "bridge_name": _BRIDGE,
     "cidr": _BRIDGE,

@@ -52,6 +52,7 @@ class Describer:
             "error": vm.last_error,
             "vmm": driver.name,
             "accelerator": driver.accelerator,
+            "capabilities": sorted(map(str, driver.capabilities)),
             "vmm_reason": self._ports.vmm.reason if driver.name == self._ports.vmm.name else "",
         }
         if machine.seen.unit is Unit.ACTIVE:

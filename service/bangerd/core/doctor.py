@@ -10,6 +10,10 @@ from bangerd.model.errors import BangerError
 from bangerd.model.sizing import Sized, shown
 from bangerd.model.vm import GIB
 
+_LIMITS_HINT = (
+    "use another VMM, or take it out of /etc/banger/banger.toml; docs/vmm.md says what each can do"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Check:
@@ -32,6 +36,7 @@ class Doctor:
         ports = self._ports
         return [
             self._vmm(),
+            *[Check("limits", "warning", text, _LIMITS_HINT) for text in self._ports.vmm.missing],
             self._sizes(),
             self._disk(),
             Check("supervisor", *self._isolation()),

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from bangerd.core.ports import (
 from bangerd.model.errors import BangerError, GuestFailed, StepFailed
 from bangerd.model.lifecycle import Step
 from bangerd.model.vm import VM, Observed, Unit
+
+log = logging.getLogger(__name__)
 
 CONSOLE_LINES = 6
 UNIT_PATIENCE_S = 60.0
@@ -63,7 +66,7 @@ class Effects:
             Step.RETURN_CACHES: ports.caches.give_back,
             Step.ENSURE_TAP: ports.network.ensure_tap,
             Step.RESET_UNIT: lambda vm: ports.supervisor.forget(vm.sid),
-            Step.PAUSE: ports.vmm.pause,
+            Step.PAUSE: lambda vm: ports.vmm.of(vm).pause(vm),
             Step.RESUME: self._resume,
             Step.STOP_GUEST: self._ask_to_stop,
             Step.KILL_UNIT: lambda vm: ports.supervisor.stop(vm.sid),
@@ -95,7 +98,7 @@ class Effects:
             caches_lent=bool(lent),
             caches_missing=not lent.issuperset(vm.spec.caches.values()),
             ready=ready,
-            paused=ready and ask_paused and await ports.vmm.paused(vm),
+            paused=ready and ask_paused and await ports.vmm.of(vm).paused(vm),
             exit=ports.shims.read_exit(vm) if unit in (Unit.ABSENT, Unit.FAILED) else None,
         )
 
@@ -142,22 +145,36 @@ class Effects:
         await self._ports.network.apply([peer for peer in self._connected() if peer.sid != vm.sid])
 
     async def _resume(self, vm: VM) -> None:
-        await self._ports.vmm.resume(vm)
+        await self._ports.vmm.of(vm).resume(vm)
         await self._ports.shims.set_clock(vm)  # it stood still
 
     async def _ask_to_stop(self, vm: VM) -> None:
         await self._ports.shims.stop(vm, self._ports.config.stop_timeout_s)
 
+    async def press_power_button(self, vm: VM) -> None:
+        """For a guest whose agent does nothing. What comes next ends the VM, so a VMM that refuses is no error."""
+        log.info("%s: the guest does not stop; its power button is pressed", vm.name)
+        try:
+            await self._ports.vmm.of(vm).power_button(vm)
+        except BangerError as exc:
+            log.warning("%s: %s", vm.name, exc)
+
     def _connected(self) -> list[VM]:
         """The VMs that have an address in use: those that are up or on their way."""
         return [vm for vm in self._peers() if vm.address and vm.wanted_up]
+
+    @property
+    def agent_patience_s(self) -> float:
+        """After this the guest is asked to stop in another way: what is left until its end is for that."""
+        return self._ports.config.stop_timeout_s / 2
 
     def patience_s(self, step: Step) -> float:
         match step:
             case Step.AWAIT_READY:
                 return self._ports.config.boot_timeout_s
             case Step.STOP_GUEST:
-                return self._ports.config.stop_timeout_s + 5
+                # Since the button: the shim ends the VMM stop_timeout_s after it was asked, this is for its unit.
+                return self._ports.config.stop_timeout_s / 2 + 5
             case _:
                 return UNIT_PATIENCE_S
 

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bangerd.core.ports import Disk, Launch, UnitSpec
+from bangerd.core.ports import Disk, Launch, UnitSpec, disk_roles
 from bangerd.model.errors import InvalidSpec, NoSuchImage, NoSuchKernel
 from bangerd.model.image import Image, Kernel
 from bangerd.model.reference import parse
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 CMDLINE = "quiet console=ttyS0 cryptomgr.notests panic=-1"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 ROLES = ("image", "modules", "data")  # after the seed, in device order
+READ_ONLY = frozenset({"seed", "image", "modules"})
 
 
 class Launcher:
@@ -77,12 +78,10 @@ class Launcher:
         caches = [ports.caches.path(vm.owner_uid, vm.spec.caches[path]) for path in _cache_paths(vm)]
         image = ports.library.image_path(self.image(vm.spec.image))
         kernel, initrd, modules = ports.library.kernel_paths(self.kernel(vm.spec.kernel))
-        disks = (
-            Disk(run_dir / "seed.img", "seed", read_only=True),
-            Disk(image, "image", read_only=True),
-            Disk(modules, "modules", read_only=True),
-            Disk(own, "data", read_only=False),
-            *(Disk(path, f"cache{n}", read_only=False) for n, path in enumerate(caches)),
+        files = (run_dir / "seed.img", image, modules, own, *caches)
+        disks = tuple(
+            Disk(path, role, read_only=role in READ_ONLY)
+            for path, role in zip(files, disk_roles(vm), strict=True)
         )
         elf = ports.library.elf_path(self.kernel(vm.spec.kernel))
         launch = Launch(vm, run_dir, kernel, elf, initrd, CMDLINE, disks, kvm=ports.host.kvm()[0])

@@ -40,6 +40,7 @@ class Machine:
         self._deadline: float | None = None  # of the waiting step, loop time
         self._hurry = False  # end the VMM without asking the guest
         self._asked_to_stop = False
+        self._pressed = False  # ... also by the power button
         self._goal: asyncio.Future[None] | None = None
         self._trouble: BangerError | None = None  # why the goal cannot be reached
         self._on_step: Callable[[Step], None] | None = None
@@ -186,7 +187,7 @@ class Machine:
             case Step.START_UNIT:
                 await self.store(started_boot=self._effects.boot_id, last_error="")
                 await self._effects.start_unit(self.vm, self.lifeline)
-                self._maybe_paused = self._asked_to_stop = False
+                self._maybe_paused = self._asked_to_stop = self._pressed = False
                 self._close_lifeline()
             case Step.STOP_GUEST:
                 await self._stop_guest()
@@ -208,7 +209,11 @@ class Machine:
         if not self._asked_to_stop:
             await self._effects.do(Step.STOP_GUEST, self.vm)
             self._asked_to_stop = True
-        self._hurry = not await self._woken(self._effects.patience_s(Step.STOP_GUEST))
+        if self._pressed:
+            self._hurry = not await self._woken(self._effects.patience_s(Step.STOP_GUEST))
+        elif not await self._woken(self._effects.agent_patience_s):
+            self._pressed, self._deadline = True, None
+            await self._effects.press_power_button(self.vm)
 
     async def _woken(self, patience_s: float) -> bool:
         """Wait for news; False when `patience_s` have passed since this step was first tried."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
@@ -24,7 +25,7 @@ class UnitSpec:
     devices: tuple[str, ...]  # "/dev/kvm", "/dev/net/tun"
     memory_max: int  # bytes, VMM overhead included
     file_max: int  # bytes: the largest file that it may write
-    files: tuple[tuple[str, bytes], ...] = ()  # name and content of what the VMM finds in the run dir
+    files: tuple[tuple[str, bytes | None], ...] = ()  # what the VMM finds in the run dir: Plan.files
     lifeline: int | None = None  # descriptor that becomes the shim's stdin; the caller keeps its own copy
 
 
@@ -74,6 +75,11 @@ class Disk:
     read_only: bool
 
 
+def disk_roles(vm: VM) -> tuple[str, ...]:
+    """Of each disk of the VM, in the order in which it has them."""
+    return ("seed", "image", "modules", "data", *(f"cache{n}" for n in range(len(vm.spec.caches))))
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What the shim shall start."""
@@ -83,30 +89,87 @@ class Plan:
     memory_overhead: int  # bytes the VMM needs beside the guest's memory
     channel: str  # shim option that says how to reach the guest program: "fd" or "vsock:<path>"
     read_only: tuple[Path, ...] = ()
-    files: tuple[tuple[str, bytes], ...] = ()  # what it finds in the run dir
+    files: tuple[tuple[str, bytes | None], ...] = ()  # name and content, None: a named pipe, in the run dir
     sockets: tuple[str, ...] = ()  # what it makes there, and wants out of the way before each start
 
 
+class Capability(StrEnum):
+    """What not every VMM can do. docs/vmm.md explains each, and where it is missing."""
+
+    PAUSE = "pause"
+    POWER_BUTTON = "power-button"
+    ENTROPY = "entropy"
+    BALLOON = "balloon"
+    FREE_PAGE_REPORTING = "free-page-reporting"
+    DISK_RATE = "disk-rate"
+    NETWORK_RATE = "network-rate"
+    METRICS = "metrics"
+    SNAPSHOT = "snapshot"
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Upper bounds in bytes per second: of each disk, and of the network in each direction. 0: none."""
+
+    disk: int = 0
+    network: int = 0
+
+
+NO_LIMITS = Rates()
+
+
 class Driver(Protocol):
-    """Turns a Launch into a command line, and talks to a running VMM."""
+    """Turns a Launch into a command line, and talks to a running VMM.
+
+    A VMM that does not answer, or refuses, is a StepFailed; what `capabilities` lacks is a HostNotReady.
+    """
 
     name: str
     accelerator: str  # "kvm" or "tcg"
-    capabilities: frozenset[str]  # "pause", "balloon", "snapshot", …
+    capabilities: frozenset[Capability]
 
-    async def plan(self, launch: Launch) -> Plan: ...
+    async def plan(self, launch: Launch) -> Plan:
+        """Raises HostNotReady when this VMM cannot be started, or not with this kernel."""
+
     async def pause(self, vm: VM) -> None: ...
     async def resume(self, vm: VM) -> None: ...
     async def paused(self, vm: VM) -> bool: ...
     async def power_button(self, vm: VM) -> None:
-        """Ask a guest whose agent does not answer to power off (ACPI or the like)."""
+        """Ask the guest to go down without its agent, by Ctrl-Alt-Del: its init reboots, which ends the VMM."""
+
+    async def balloon(self, vm: VM, amount: int) -> None:
+        """Take `amount` bytes of memory from the guest in all; 0 gives everything back. Returns when it is asked."""
+
+    async def limit(self, vm: VM, rates: Rates) -> None:
+        """Other upper bounds for a VM that runs."""
+
+    async def metrics(self, vm: VM) -> dict[str, object]:
+        """The VMM's own counters, under its own names. Hostile data, capped in size."""
+
+    async def snapshot(self, vm: VM, state: str, memory: str) -> None:
+        """Write a paused VM to two files of these names in its run folder."""
+
+    async def restore(self, vm: VM, state: str, memory: str, *, resume: bool) -> None:
+        """Load such files into a VMM that was started without a configuration, for a VM of the same tap and vsock."""
 
 
-class VMM(Driver, Protocol):
+class VMM(Protocol):
     """The driver that new starts get, and for VMs that run the one that they were started with. host/drivers.py."""
 
-    reason: str  # why this one, for people
+    name: str
+    accelerator: str
 
+    @property
+    def capabilities(self) -> frozenset[Capability]: ...
+    @property
+    def reason(self) -> str:
+        """Why this one, for people."""
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """What the config asks for and this one cannot do: a sentence each, for people."""
+
+    async def plan(self, launch: Launch) -> Plan: ...
     def of(self, vm: VM) -> Driver: ...
 
 
@@ -159,8 +222,8 @@ class Disks(Protocol):
     async def ensure_disk(self, vm: VM) -> None: ...
     def has_disk(self, vm: VM) -> bool: ...
     async def remove_disk(self, vm: VM) -> None: ...
-    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes]]) -> None:
-        """Put files of the VM's own into its run dir, in place of any that are there."""
+    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes | None]]) -> None:
+        """Put files (None: named pipes) of the VM's own into its run dir, in place of any that are there."""
 
     async def ensure_run_dir(self, vm: VM, seed: bytes) -> None:
         """A fresh one: what an earlier run left is removed, the seed is written anew."""

@@ -14,7 +14,7 @@ from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
 from bangerd.core.jobs import Body, Caller, Job, Jobs, Undo
 from bangerd.core.machine import Machine, Watchers
-from bangerd.core.ports import Progress
+from bangerd.core.ports import Capability, Progress
 from bangerd.core.requests import CreateRequest, check_labels
 from bangerd.model.errors import (
     BangerError,
@@ -287,7 +287,7 @@ class VMs:
 
     def _freeze(self, type_: str, vm: VM, by: Caller, desired: Desired) -> Job:
         machine = self._machine(vm.sid, shown=vm.name)
-        if "pause" not in self._ports.vmm.of(vm).capabilities:
+        if Capability.PAUSE not in self._ports.vmm.of(vm).capabilities:
             raise HostNotReady(f"the VMM {self._ports.vmm.of(vm).name} cannot pause a VM")
         if machine.state not in (VMState.RUNNING, VMState.PAUSED):
             raise WrongState(

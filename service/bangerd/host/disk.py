@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 DISK = "disk.ext4"
 SEED = "seed.img"
-VMM_FILES = frozenset({"firecracker.json", "metrics.json"})  # may lie beside the seed before a start
+VMM_FILES = frozenset({"firecracker.json", "metrics.fifo"})  # may lie beside the seed before a start
 # A guest that writes finds the host full in the middle of it: no VM is created when there is less than this.
 RESERVE = 256 * MIB
 _SID = re.compile(r"(?:\.(?:new|old)-)?([0-9a-f]{8})")
@@ -110,8 +110,8 @@ class DiskFiles:
         except OSError as exc:
             raise StepFailed(f"the run folder of '{vm.name}' could not be made: {exc}") from exc
 
-    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes]]) -> None:
-        """Files that the VM's uid owns, in its run folder. Raises StepFailed."""
+    async def write_files(self, vm: VM, files: Sequence[tuple[str, bytes | None]]) -> None:
+        """Files that the VM's uid owns, in its run folder; None for the content: a named pipe. Raises StepFailed."""
         if not files:
             return
         try:
@@ -119,7 +119,10 @@ class DiskFiles:
             try:
                 for name, content in files:
                     tree.remove(folder, name)
-                    _write_file(folder, name, content, vm.uid, 0o600)
+                    if content is None:
+                        _make_pipe(folder, name, vm.uid)
+                    else:
+                        _write_file(folder, name, content, vm.uid, 0o600)
             finally:
                 os.close(folder)
         except OSError as exc:
@@ -235,6 +238,15 @@ def _write_file(folder: int, name: str, content: bytes, owner: int, mode: int) -
         output.write(content)
         output.flush()
         os.fchown(file, owner, owner)
+
+
+def _make_pipe(folder: int, name: str, owner: int) -> None:
+    os.mkfifo(name, 0o600, dir_fd=folder)
+    pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+    try:
+        os.fchown(pipe, owner, owner)
+    finally:
+        os.close(pipe)
 
 
 def new_folder(parent: int, name: str, group: int, mode: int) -> int:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bangerd.config import Config
-from bangerd.core.ports import Disks, Driver, Launch, Plan
+from bangerd.core.ports import Capability, Disks, Driver, Launch, Plan, Rates
 from bangerd.host import firecracker
-from bangerd.host.firecracker_config import CONFIG, Rates
-from bangerd.host.qemu import Qemu, find_qemu
+from bangerd.host.firecracker_config import CONFIG, OLDEST
+from bangerd.host.qemu import BINARY, Qemu, find_qemu
 from bangerd.model.errors import HostNotReady
 from bangerd.model.vm import VM
 
@@ -18,16 +18,45 @@ NAME = "firecracker"
 
 
 class Drivers:
-    """Implements core.ports.VMM. `reason` says why new VMs get the driver they get."""
+    """Implements core.ports.VMM. `others` talk to VMs that were started with what is not chosen any more."""
 
-    def __init__(self, chosen: Driver, reason: str, others: tuple[Driver, ...], disks: Disks) -> None:
+    def __init__(
+        self, chosen: Driver, reason: str, others: tuple[Driver, ...], disks: Disks, config: Config
+    ) -> None:
         self._chosen = chosen
-        self.reason = reason
+        self._reason = reason
         self._by_name = {driver.name: driver for driver in (*others, chosen)}
         self._disks = disks
+        self._config = config
         self.name = chosen.name
         self.accelerator = chosen.accelerator
-        self.capabilities = chosen.capabilities
+
+    @property
+    def reason(self) -> str:
+        if isinstance(self._chosen, firecracker.Firecracker):
+            return f"{self._reason} ({self._chosen.version})"
+        return self._reason
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        return self._chosen.capabilities
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        limits = self._config.vm_limits
+        asked = {
+            "vm_limits.disk_rate": (limits.disk_bytes_per_s, Capability.DISK_RATE),
+            "vm_limits.network_rate": (limits.network_bytes_per_s, Capability.NETWORK_RATE),
+        }
+        found = [
+            f"{key} is not kept: {self.name} cannot do that"
+            for key, (value, needed) in asked.items()
+            if value and needed not in self.capabilities
+        ]
+        pci = isinstance(self._chosen, firecracker.Firecracker) and self._chosen.features.pci
+        if self._config.firecracker_pci and not pci:
+            found.append("firecracker_pci has no effect: it needs Firecracker 1.13 or later")
+        return tuple(found)
 
     async def plan(self, launch: Launch) -> Plan:
         return await self._chosen.plan(launch)
@@ -36,63 +65,50 @@ class Drivers:
         """The driver of a VM that runs, and the one that a VM at rest will get."""
         if os.path.lexists(self._disks.run_dir(vm) / "control.sock"):
             name = NAME if os.path.lexists(self._disks.run_dir(vm) / CONFIG) else Qemu.name
-            return self._by_name.get(name, self._chosen)
+            return self._by_name[name]
         return self._chosen
-
-    async def pause(self, vm: VM) -> None:
-        await self.of(vm).pause(vm)
-
-    async def resume(self, vm: VM) -> None:
-        await self.of(vm).resume(vm)
-
-    async def paused(self, vm: VM) -> bool:
-        return await self.of(vm).paused(vm)
-
-    async def power_button(self, vm: VM) -> None:
-        await self.of(vm).power_button(vm)
 
 
 async def choose(config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str]]) -> Drivers:
     """Firecracker where KVM works and it is there, else QEMU; or what the admin's `vmm` says. Raises HostNotReady."""
+    works, why = kvm()
+    rates = Rates(config.vm_limits.disk_bytes_per_s, config.vm_limits.network_bytes_per_s)
+    others = (
+        Qemu(BINARY, disks, rates, kvm=works),
+        firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, rates),
+    )
+
+    def use(driver: Driver, reason: str) -> Drivers:
+        return Drivers(driver, reason, others, disks, config)
+
+    def use_qemu(reason: str) -> Drivers:
+        return use(Qemu(find_qemu(config.qemu_bin), disks, rates, kvm=works), reason)
+
     if config.vmm == Qemu.name:
-        return Drivers(_qemu(config, disks, kvm), 'vmm = "qemu" in the admin\'s config', (), disks)
+        return use_qemu('vmm = "qemu" in the admin\'s config')
     try:
-        microvm = await _firecracker(config, disks)
+        microvm = await _firecracker(config, disks, rates)
     except HostNotReady as exc:
         if config.vmm == NAME or config.firecracker_bin:
             raise
-        microvm, why_not = None, str(exc)
-    else:
-        why_not = ""
-    works, why = kvm()
-    if microvm is not None and config.vmm == NAME:
-        if not works:
-            raise HostNotReady(f'vmm = "firecracker" needs KVM, and {why}; mend that, or set vmm = "auto"')
-        return Drivers(
-            microvm, 'vmm = "firecracker" in the admin\'s config', _spare_qemu(config, disks), disks
+        return use_qemu(str(exc) if works else f"Firecracker needs KVM, and {why}")
+    if works:
+        wanted = config.vmm == NAME
+        return use(
+            microvm,
+            'vmm = "firecracker" in the admin\'s config'
+            if wanted
+            else "KVM works, and Firecracker is installed",
         )
-    if microvm is not None and works:
-        return Drivers(microvm, "KVM works, and Firecracker is installed", _spare_qemu(config, disks), disks)
-    reason = why_not if works else f"Firecracker needs KVM, and {why}"
-    return Drivers(_qemu(config, disks, kvm), reason, () if microvm is None else (microvm,), disks)
+    if config.vmm == NAME:
+        raise HostNotReady(f'vmm = "firecracker" needs KVM, and {why}; mend that, or set vmm = "auto"')
+    return use_qemu(f"Firecracker needs KVM, and {why}")
 
 
-async def _firecracker(config: Config, disks: Disks) -> firecracker.Firecracker:
+async def _firecracker(config: Config, disks: Disks, rates: Rates) -> firecracker.Firecracker:
     found = config.firecracker_bin or shutil.which(NAME, path=SEARCHED)
     if not found:
         raise HostNotReady("Firecracker is not installed (no firecracker in /usr/local/bin or /usr/bin)")
     binary = Path(found)
-    firecracker.check_binary(binary)
-    return firecracker.Firecracker(binary, await firecracker.read_version(binary), disks, Rates())
-
-
-def _qemu(config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str]]) -> Qemu:
-    return Qemu(find_qemu(config.qemu_bin), disks, kvm=kvm()[0])
-
-
-def _spare_qemu(config: Config, disks: Disks) -> tuple[Driver, ...]:
-    """For VMs that were started before Firecracker was here. Without QEMU there are none."""
-    try:
-        return (Qemu(find_qemu(config.qemu_bin), disks, kvm=True),)
-    except HostNotReady:
-        return ()
+    version = await firecracker.read_version(firecracker.check_binary(binary))
+    return firecracker.Firecracker(binary, version, disks, rates, pci=config.firecracker_pci)

@@ -4,20 +4,21 @@ import json
 import os
 import stat
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from bangerd.core.ports import Disks, Launch, Plan
+from bangerd.core.ports import Capability, Disks, Launch, Plan, Rates, disk_roles
 from bangerd.host import firecracker_api, process
 from bangerd.host.firecracker_config import (
     API,
     CONFIG,
     METRICS,
     VSOCK,
-    Features,
-    Rates,
     configuration,
+    drive_id,
     features,
+    limiter,
     parse_version,
 )
 from bangerd.host.thread import in_thread
@@ -26,11 +27,13 @@ from bangerd.model.vm import MIB, VM
 
 API_S = 10.0
 SNAPSHOT_S = 300.0  # it writes the guest's whole memory
+PIPE = 1024 * 1024  # the most that a pipe holds
 OVERHEAD = 48 * MIB  # the VMM, its threads and what the kernel accounts to it
+CAPABILITIES = frozenset(Capability) - {Capability.FREE_PAGE_REPORTING}
 
 
 class Firecracker:
-    """Implements core.ports.VMM. Needs KVM."""
+    """Implements core.ports.Driver. Needs KVM."""
 
     name = "firecracker"
     accelerator = "kvm"
@@ -38,35 +41,56 @@ class Firecracker:
     def __init__(
         self, binary: Path, version: tuple[int, int, int], disks: Disks, rates: Rates, *, pci: bool = False
     ) -> None:
-        """`pci`: devices on a PCI bus, where the release has one. Raises HostNotReady for one that is too old."""
+        """`binary` was checked, and is `version`. `pci`: devices on a PCI bus, where the release has one.
+
+        Raises HostNotReady for a release that is too old.
+        """
         self._binary = binary
+        self._program = binary.resolve()  # what a link led to when it was checked
         self._disks = disks
         self._rates = rates
-        self.version = version
-        self.features: Features = features(version)
-        self._pci = pci and self.features.pci
-        more = {"free-page-reporting"} if self.features.free_page_reporting else set()
-        self.capabilities = frozenset({"pause", "snapshot", "balloon", "metrics", "rate-limits", *more})
+        self._pci = pci
+        self._seen = fingerprint(binary)
+        self._be(version)
+
+    def _be(self, version: tuple[int, int, int]) -> None:
+        self.features = features(version)
+        self.version = ".".join(map(str, version))
+        more = {Capability.FREE_PAGE_REPORTING} if self.features.free_page_reporting else set()
+        self.capabilities = CAPABILITIES | more
 
     async def plan(self, launch: Launch) -> Plan:
-        if not launch.elf.exists():
-            raise HostNotReady(
-                f"the kernel of '{launch.vm.name}' was pulled by a banger that did not know Firecracker;"
-                " `banger image pull` gets it again"
-            )
-        argv = [str(self._binary), "--id", launch.vm.sid, "--api-sock", API, "--config-file", CONFIG]
-        if self._pci:
+        await self._keep_up()
+        kernel = launch.elf  # preferred: it need not be unpacked at each boot
+        if not kernel.exists():
+            if not self.features.bzimage:
+                raise HostNotReady(
+                    f"the kernel of '{launch.vm.name}' was pulled by a banger that did not know Firecracker;"
+                    " `banger image pull` gets it again"
+                )
+            kernel = launch.kernel
+        argv = [str(self._program), "--id", launch.vm.sid, "--api-sock", API, "--config-file", CONFIG]
+        if self._pci and self.features.pci:
             argv.append("--enable-pci")
-        written = json.dumps(configuration(launch, self.features, self._rates), indent=1)
+        written = json.dumps(configuration(launch, kernel, self.features, self._rates), indent=1)
         return Plan(
             argv=tuple(argv),
             devices=("/dev/net/tun", "/dev/kvm"),
             memory_overhead=OVERHEAD,
             channel=f"vsock:{VSOCK}",
-            read_only=(launch.elf,),
-            files=((CONFIG, written.encode()), (METRICS, b"")),
+            read_only=(kernel,),
+            files=((CONFIG, written.encode()), (METRICS, None)),
             sockets=(API,),
         )
+
+    async def _keep_up(self) -> None:
+        """Look at the binary anew when it is another file than before: an upgrade does not wait for the service."""
+        seen = fingerprint(self._binary)
+        if seen is not None and seen == self._seen:
+            return
+        program = await in_thread(check_binary, self._binary)
+        self._be(await read_version(program))
+        self._program, self._seen = program, seen
 
     async def pause(self, vm: VM) -> None:
         await self._ask(vm, "PATCH", "/vm", {"state": "Paused"})
@@ -78,39 +102,35 @@ class Firecracker:
         return (await self._ask(vm, "GET", "/")).get("state") == "Paused"
 
     async def power_button(self, vm: VM) -> None:
-        """Ctrl-Alt-Del on a keyboard of which Firecracker has just this: systemd reboots, which ends the VMM."""
+        """On a keyboard of which Firecracker has just these keys."""
         await self._ask(vm, "PUT", "/actions", {"action_type": "SendCtrlAltDel"})
 
     async def balloon(self, vm: VM, amount: int) -> None:
-        """Take `amount` bytes of memory away from the guest, or give them back with less; 0: all is the guest's."""
         await self._ask(vm, "PATCH", "/balloon", {"amount_mib": amount // MIB})
 
-    async def balloon_statistics(self, vm: VM) -> dict[str, int]:
-        """Of the guest's memory, in bytes or pages as Firecracker's BalloonStats says."""
-        found = await self._ask(vm, "GET", "/balloon/statistics")
-        return {key[:64]: value for key, value in found.items() if isinstance(value, int)}
-
-    async def metrics(self, vm: VM) -> dict[str, Any]:
-        """Firecracker's own counters, of the time since they were last asked for."""
-        await self._ask(vm, "PUT", "/actions", {"action_type": "FlushMetrics"})
-        return await in_thread(_last_metrics, self._disks.run_dir(vm) / METRICS, vm.uid)
+    async def metrics(self, vm: VM) -> dict[str, object]:
+        """Counted since Firecracker wrote them last: for a minute at most."""
+        try:
+            pipe = await in_thread(_open_pipe, self._disks.run_dir(vm) / METRICS, vm.uid)
+        except OSError as exc:
+            raise StepFailed(f"Firecracker's metrics of '{vm.name}' cannot be read: {exc.strerror}") from exc
+        with pipe:
+            pipe.read(PIPE)  # of earlier minutes; when it is full, there is no room for this one
+            await self._ask(vm, "PUT", "/actions", {"action_type": "FlushMetrics"})
+            return _last_object(pipe.read(PIPE) or b"")
 
     async def limit(self, vm: VM, rates: Rates) -> None:
-        """Other upper bounds for a VM that runs; 0 takes one away."""
-        wide = {"bandwidth": {"size": 0, "refill_time": 0}}
-        disk = {"bandwidth": {"size": rates.disk, "refill_time": 1000}} if rates.disk else wide
-        net = {"bandwidth": {"size": rates.network, "refill_time": 1000}} if rates.network else wide
-        both = {"rx_rate_limiter": net, "tx_rate_limiter": net}
+        both = {f"{way}_rate_limiter": limiter(rates.network) for way in ("rx", "tx")}
         await self._ask(vm, "PATCH", "/network-interfaces/eth0", {"iface_id": "eth0", **both})
-        await self._ask(vm, "PATCH", "/drives/data", {"drive_id": "data", "rate_limiter": disk})
+        for drive in map(drive_id, disk_roles(vm)):
+            body = {"drive_id": drive, "rate_limiter": limiter(rates.disk)}
+            await self._ask(vm, "PATCH", f"/drives/{drive}", body)
 
     async def snapshot(self, vm: VM, state: str, memory: str) -> None:
-        """Write a paused VM to two files in its run folder. Raises StepFailed when it is not paused."""
         body = {"snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory}
         await self._ask(vm, "PUT", "/snapshot/create", body, timeout_s=SNAPSHOT_S)
 
     async def restore(self, vm: VM, state: str, memory: str, *, resume: bool) -> None:
-        """Load such files into a VMM that was started without a configuration, for a VM of the same tap and vsock."""
         body: dict[str, Any] = {
             "snapshot_path": state,
             "mem_backend": {"backend_type": "File", "backend_path": memory},
@@ -143,7 +163,7 @@ class Firecracker:
 
 
 async def read_version(binary: Path) -> tuple[int, int, int]:
-    """Asked once, when the service starts. Raises HostNotReady."""
+    """Asked when the service starts, and when the file is another one. Raises HostNotReady."""
     try:
         done = await process.run([str(binary), "--version"], timeout_s=10, max_output=4096)
     except StepFailed as exc:
@@ -151,37 +171,55 @@ async def read_version(binary: Path) -> tuple[int, int, int]:
     return parse_version(done.stdout.decode("utf-8", "replace"))
 
 
-def check_binary(path: Path) -> None:
-    """Only root may be able to change what the service runs. Raises HostNotReady."""
-    resolved = path.resolve()
-    for part in (resolved, *resolved.parents):
-        try:
+def fingerprint(path: Path) -> tuple[int, ...] | None:
+    """Differs when the program was replaced; None when it is not there."""
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino, seen.st_size, seen.st_mtime_ns, seen.st_ctime_ns
+
+
+def check_binary(path: Path) -> Path:
+    """The program itself, links followed. Nobody but root may be able to change it. Raises HostNotReady."""
+    try:
+        resolved = path.resolve(strict=True)
+        for part in (resolved, *resolved.parents, *path.parents):
             seen = part.stat()
-        except OSError as exc:
-            raise HostNotReady(f"{path} cannot be used: {exc.strerror}") from exc
-        open_to_others = seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not seen.st_mode & stat.S_ISVTX
-        if seen.st_uid != 0 or open_to_others:
-            raise HostNotReady(
-                f"{path} is not used: others than root can change {part}; chown root:root and chmod go-w it"
-            )
+            # In a folder like /tmp others may make files, but not change those of root.
+            shared = stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX
+            open_to_others = seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not shared
+            if seen.st_uid != 0 or open_to_others:
+                raise HostNotReady(
+                    f"{path} is not used: others than root can change {part}; chown root:root and chmod go-w it"
+                )
+    except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
+        reason = exc.strerror if isinstance(exc, OSError) else exc
+        raise HostNotReady(f"{path} cannot be used: {reason}") from exc
     if not stat.S_ISREG(resolved.stat().st_mode) or not os.access(resolved, os.X_OK):
         raise HostNotReady(f"{path} is no program")
+    return resolved
 
 
-def _last_metrics(path: Path, uid: int) -> dict[str, Any]:
-    """The last whole line of a file that the VMM writes."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        seen = os.fstat(descriptor)
-        if not stat.S_ISREG(seen.st_mode) or seen.st_uid != uid:
-            raise StepFailed(f"{path.name} is not the VM's own file")
-        file.seek(max(0, seen.st_size - firecracker_api.LIMIT))
-        lines = file.read(firecracker_api.LIMIT).splitlines()
-    for line in reversed(lines):
+def _open_pipe(path: Path, uid: int) -> FileIO:
+    """To read from without waiting. Raises StepFailed when it is no pipe of the VM's own."""
+    pipe = FileIO(
+        path,
+        opener=lambda name, _: os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC),
+    )
+    seen = os.fstat(pipe.fileno())
+    if not stat.S_ISFIFO(seen.st_mode) or seen.st_uid != uid:
+        pipe.close()
+        raise StepFailed(f"{path.name} is not the VM's own pipe")
+    return pipe
+
+
+def _last_object(text: bytes) -> dict[str, object]:
+    for line in reversed(text.splitlines()):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
-            continue
+            continue  # cut off
         if isinstance(found, dict):
             return found
-    raise StepFailed(f"there is nothing in {path.name}")
+    raise StepFailed("Firecracker wrote no metrics")

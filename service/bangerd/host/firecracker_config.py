@@ -6,14 +6,15 @@ later ones have.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from bangerd.core.ports import Disk, Launch
+from bangerd.core.ports import Disk, Launch, Rates
 from bangerd.model.errors import HostNotReady
 from bangerd.model.vm import MIB
 
 OLDEST = (1, 12)
-VSOCK, API, CONFIG, METRICS = "vsock.sock", "api.sock", "firecracker.json", "metrics.json"
+VSOCK, API, CONFIG, METRICS = "vsock.sock", "api.sock", "firecracker.json", "metrics.fifo"
 GUEST_CID = 3  # the first that is free for guests; each VMM has its own socket, so all can have the same
 # What Firecracker's own test of boot times uses: no probing of a keyboard controller that is not there. Its reset
 # line is (reboot=k), and is how a guest's reboot ends the VMM.
@@ -22,12 +23,12 @@ CMDLINE = "reboot=k i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd"
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a release can do."""
+    """What a release can do beyond the oldest that is driven."""
 
     pci: bool  # devices on a PCI bus (--enable-pci) instead of memory-mapped ones
     free_page_reporting: bool  # the balloon gives back what the guest has free, without being asked
-    hinting: bool  # ... and on request
     clock_realtime: bool  # a restored guest's clock goes on at the host's time
+    bzimage: bool  # boots what distributions package; the guest then unpacks it at each boot
 
 
 def parse_version(said: str) -> tuple[int, int, int]:
@@ -53,23 +54,16 @@ def features(version: tuple[int, int, int]) -> Features:
     return Features(
         pci=minor >= (1, 13),
         free_page_reporting=minor >= (1, 14),
-        hinting=minor >= (1, 14),
         clock_realtime=minor >= (1, 16),
+        bzimage=minor >= (1, 17),
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Upper bounds in bytes per second; 0: none."""
-
-    disk: int = 0
-    network: int = 0
-
-
-def configuration(launch: Launch, known: Features, rates: Rates) -> dict[str, Any]:
+def configuration(launch: Launch, kernel: Path, known: Features, rates: Rates) -> dict[str, Any]:
     """The file for --config-file. Paths are absolute, or names in the run folder."""
     vm = launch.vm
-    balloon: dict[str, Any] = {"amount_mib": 0, "deflate_on_oom": True, "stats_polling_interval_s": 5}
+    # Without statistics: they wake an idle guest, whose agent tells of its memory anyway.
+    balloon: dict[str, Any] = {"amount_mib": 0, "deflate_on_oom": True}
     if known.free_page_reporting:
         balloon["free_page_reporting"] = True
     interface: dict[str, Any] = {"iface_id": "eth0", "guest_mac": vm.mac, "host_dev_name": vm.tap}
@@ -77,7 +71,7 @@ def configuration(launch: Launch, known: Features, rates: Rates) -> dict[str, An
         interface |= {f"{way}_rate_limiter": limiter(rates.network) for way in ("rx", "tx")}
     return {
         "boot-source": {
-            "kernel_image_path": str(launch.elf),
+            "kernel_image_path": str(kernel),
             "initrd_path": str(launch.initrd),
             "boot_args": f"{launch.cmdline} {CMDLINE}",
         },
@@ -87,20 +81,27 @@ def configuration(launch: Launch, known: Features, rates: Rates) -> dict[str, An
         "vsock": {"guest_cid": GUEST_CID, "uds_path": VSOCK},
         "entropy": {},
         "balloon": balloon,
+        # A pipe: it writes 15 KB each minute, whether anybody reads or not, and a file would grow for ever.
         "metrics": {"metrics_path": METRICS},
-        # Its standard output is the guest's console alone.
-        "logger": {"level": "Warning", "log_path": "/proc/self/fd/2", "show_level": True},
+        # Its standard output is the guest's console alone. That the pipe is full, it would tell each minute, from
+        # outside this module; what it says of a start and of requests from there is on stderr and in answers, too.
+        "logger": {"level": "Warning", "log_path": "/proc/self/fd/2", "show_level": True, "module": "vmm"},
     }
 
 
 def limiter(rate: int) -> dict[str, Any]:
-    """A token bucket of `rate` bytes per second that may be used up at once."""
-    return {"bandwidth": {"size": rate, "refill_time": 1000}}
+    """A token bucket of `rate` bytes per second that may be used up at once; 0: none, of a VM that had one, too."""
+    return {"bandwidth": {"size": rate, "refill_time": 1000 if rate else 0}}
+
+
+def drive_id(role: str) -> str:
+    """What Firecracker calls the disk with this role."""
+    return re.sub(r"\W", "_", role)
 
 
 def _drive(disk: Disk, rate: int) -> dict[str, Any]:
     drive: dict[str, Any] = {
-        "drive_id": re.sub(r"\W", "_", disk.role),
+        "drive_id": drive_id(disk.role),
         "path_on_host": str(disk.path),
         "is_root_device": False,
         "is_read_only": disk.read_only,

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from qemu.qmp import QMPClient, QMPError
 
-from bangerd.core.ports import Disk, Disks, Launch, Plan
+from bangerd.core.ports import NO_LIMITS, Capability, Disk, Disks, Launch, Plan, Rates, disk_roles
 from bangerd.host.vmsock import dial
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.vm import MIB, VM
@@ -25,20 +25,20 @@ BINARY = "qemu-system-x86_64"
 
 
 class Qemu:
-    """Implements core.ports.VMM."""
+    """Implements core.ports.Driver."""
 
     name = "qemu"
-    capabilities = frozenset({"pause"})
+    capabilities = frozenset(Capability) - {Capability.NETWORK_RATE, Capability.METRICS, Capability.SNAPSHOT}
 
-    def __init__(self, binary: str, disks: Disks, *, kvm: bool) -> None:
+    def __init__(self, binary: str, disks: Disks, rates: Rates = NO_LIMITS, *, kvm: bool) -> None:
         self._binary = binary
         self._disks = disks
-        self._kvm = kvm
+        self._rates = rates
         self.accelerator = "kvm" if kvm else "tcg"
 
     async def plan(self, launch: Launch) -> Plan:
         return Plan(
-            argv=tuple(_argv(self._binary, launch)),
+            argv=tuple(_argv(find_qemu(self._binary), launch, self._rates)),
             devices=("/dev/net/tun", "/dev/kvm") if launch.kvm else ("/dev/net/tun",),
             memory_overhead=OVERHEAD + (0 if launch.kvm else TCG_CACHE_MIB * MIB),
             channel="fd",
@@ -55,12 +55,38 @@ class Qemu:
         return isinstance(answer, dict) and answer.get("status") == "paused"
 
     async def power_button(self, vm: VM) -> None:
-        await self._command(vm, "system_powerdown")
+        # Not ACPI's button: its driver is a module that images without udev do not load.
+        keys = [{"type": "qcode", "data": key} for key in ("ctrl", "alt", "delete")]
+        await self._command(vm, "send-key", {"keys": keys})
 
-    async def _command(self, vm: VM, command: str) -> object:
+    async def balloon(self, vm: VM, amount: int) -> None:
+        await self._command(vm, "balloon", {"value": vm.spec.memory - amount})
+
+    async def limit(self, vm: VM, rates: Rates) -> None:
+        if rates.network:
+            raise self._lacks(Capability.NETWORK_RATE)
+        others = dict.fromkeys(("bps_rd", "bps_wr", "iops", "iops_rd", "iops_wr"), 0)
+        for index, _ in enumerate(disk_roles(vm)):
+            await self._command(
+                vm, "block_set_io_throttle", {"device": f"disk{index}", "bps": rates.disk, **others}
+            )
+
+    async def metrics(self, vm: VM) -> dict[str, object]:
+        raise self._lacks(Capability.METRICS)
+
+    async def snapshot(self, vm: VM, state: str, memory: str) -> None:
+        raise self._lacks(Capability.SNAPSHOT)
+
+    async def restore(self, vm: VM, state: str, memory: str, *, resume: bool) -> None:
+        raise self._lacks(Capability.SNAPSHOT)
+
+    def _lacks(self, what: Capability) -> HostNotReady:
+        return HostNotReady(f"QEMU has no {what} here; Firecracker has it")
+
+    async def _command(self, vm: VM, command: str, arguments: dict[str, object] | None = None) -> object:
         try:
             async with asyncio.timeout(QMP_S), self._session(vm) as qmp:
-                return await qmp.execute(command)
+                return await qmp.execute(command, arguments)
         except (QMPError, OSError, TimeoutError) as exc:
             raise StepFailed(
                 f"QEMU of '{vm.name}' did not do '{command}': {str(exc) or 'no answer in time'}"
@@ -93,7 +119,7 @@ def find_qemu(configured: str) -> str:
     return found
 
 
-def _argv(binary: str, launch: Launch) -> list[str]:
+def _argv(binary: str, launch: Launch, rates: Rates) -> list[str]:
     vm = launch.vm
     accel = "kvm" if launch.kvm else f"tcg,thread=multi,tb-size={TCG_CACHE_MIB}"
     argv = [binary, "-name", f"banger-{vm.sid}", "-M", "q35,usb=off,vmport=off", "-accel", accel]
@@ -114,13 +140,15 @@ def _argv(binary: str, launch: Launch) -> list[str]:
     argv += ["-device", "virtserialport,chardev=guest,name=banger.0"]
     argv += ["-qmp", "unix:qmp.sock,server=on,wait=off"]
     for index, disk in enumerate(launch.disks):
-        argv += _disk(index, disk)
+        argv += _disk(index, disk, rates.disk)
     argv += ["-netdev", f"tap,id=net0,ifname={vm.tap},script=no,downscript=no"]
     argv += ["-device", f"virtio-net-pci,netdev=net0,mac={vm.mac},romfile="]
+    argv += ["-device", "virtio-balloon-pci,deflate-on-oom=on,free-page-reporting=on"]
+    argv += ["-device", "virtio-rng-pci"]
     return argv
 
 
-def _disk(index: int, disk: Disk) -> list[str]:
+def _disk(index: int, disk: Disk, rate: int) -> list[str]:
     path = str(disk.path)
     if "," in path:
         path = path.replace(",", ",,")  # QEMU's own escape in option strings
@@ -128,4 +156,6 @@ def _disk(index: int, disk: Disk) -> list[str]:
     drive = f"if=none,id=disk{index},format=raw,file={path},readonly={mode}"
     # Read-only files are shared by many VMs; a lock on them would need write access to the file.
     drive += ",file.locking=off" if disk.read_only else ",discard=unmap,detect-zeroes=unmap"
+    if rate:
+        drive += f",throttling.bps-total={rate}"
     return ["-drive", drive, "-device", f"virtio-blk-pci,drive=disk{index},serial={disk.role}"]

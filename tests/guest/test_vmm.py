@@ -1,0 +1,153 @@
+"""What each driver can do with a VMM that runs: memory given back, limits, balloon, snapshot, the power button."""
+
+import asyncio
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from bangerd.config import parse
+from bangerd.core.ports import Capability, Driver, Rates
+from bangerd.host import drivers
+from bangerd.host.disk import DiskFiles
+from bangerd.host.facts import probe_kvm
+from bangerd.model.errors import HostNotReady
+from bangerd.model.vm import GIB, MIB, VM, Desired, VMSpec
+from tests.guest.machine import ALICE, Machine, User
+from tests.ocilayout import folder, member, symlink, tar
+from tests.patience import until
+
+pytestmark = pytest.mark.needs("sqfstar")
+
+MEMORY, TOUCHED = 320 * MIB, 128 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A VM's VMM, and the driver as the service has it."""
+
+    driver: Driver
+    vm: VM
+    pid: int
+    run_dir: Path
+
+    def memory(self) -> int:
+        """Bytes of the host's that it has."""
+        found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{self.pid}/status").read_text(), re.MULTILINE)
+        assert found
+        return int(found[1]) * 1024
+
+
+def running(machine: Machine, alice: User, vmm_config: str, name: str) -> Running:
+    shown = alice.json("vm", "show", name)
+    sid = shown["short_id"]
+    disks = DiskFiles(machine.state, machine.layout.runtime / "banger")
+    (pid,) = (
+        pid
+        for pid, line in machine.netns.processes().items()
+        if sid in line and Path(f"/proc/{pid}/comm").read_text().startswith(("qemu", "firecracker"))
+    )
+    spec = VMSpec(image="", kernel="", vcpu=1, memory=shown["memory"], disk=GIB)
+    vm = VM("", sid, name, 0, "", spec, Desired.RUNNING, uid=Path(f"/proc/{pid}").stat().st_uid)
+    chosen = asyncio.run(drivers.choose(parse(vmm_config), disks, probe_kvm))
+    driver = chosen.of(vm)
+    assert shown["vmm"] == driver.name
+    assert set(shown["capabilities"]) == driver.capabilities
+    return Running(driver, vm, pid, disks.run_dir(vm))
+
+
+@pytest.fixture(scope="module")
+def image(machine: Machine) -> Iterator[str]:
+    """A busybox: no udev that would load a module."""
+    busybox = member("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    applets = (symlink(f"bin/{name}", "busybox") for name in ("sh", "dd", "rm", "cat", "ls"))
+    alice = machine.user(ALICE)
+    alice.ok("image", "import", "box", "-", stdin=tar([folder("bin"), busybox, *applets]))
+    yield "box"
+    alice.ok("image", "delete", "box")
+
+
+@pytest.fixture
+def box(machine: Machine, alice: User, vmm_config: str, image: str) -> Iterator[Running]:
+    alice.ok(
+        "vm", "create", "--name", "box", "--image", image, "--memory", f"{MEMORY // MIB}M", "--vcpu", "1"
+    )
+    alice.ok("vm", "start", "box")
+    yield running(machine, alice, vmm_config, "box")
+    alice.ok("vm", "delete", "box")
+
+
+def inside(alice: User, script: str) -> str:
+    return alice.ok("vm", "exec", "box", "--", "/bin/sh", "-c", f"PATH=/bin; {script}")
+
+
+def test_memory_that_a_guest_has_freed_is_the_hosts_again(alice: User, box: Running) -> None:
+    if Capability.FREE_PAGE_REPORTING not in box.driver.capabilities:
+        pytest.skip("this Firecracker has no free page reporting")
+    before = box.memory()
+    inside(alice, f"dd if=/dev/zero of=/dev/shm/much bs=1M count={TOUCHED // MIB} 2>/dev/null")
+    much = box.memory()
+    assert much > before + TOUCHED * 3 // 4
+    inside(alice, "rm /dev/shm/much")
+    until(lambda: box.memory() < much - TOUCHED * 3 // 4, lambda: f"{much} bytes became {box.memory()}")
+
+
+def test_a_guest_has_an_entropy_device(alice: User, box: Running) -> None:
+    """The driver is loaded when the guest is up, by nobody but the guest program."""
+    current = "cat /sys/class/misc/hw_random/rng_current"
+    until(lambda: inside(alice, current).startswith("virtio_rng"), lambda: inside(alice, current))
+
+
+async def _use(box: Running) -> None:
+    driver, vm = box.driver, box.vm
+    network = Capability.NETWORK_RATE in driver.capabilities
+    await driver.limit(vm, Rates(disk=MIB, network=MIB if network else 0))
+    await driver.limit(vm, Rates())
+    await driver.balloon(vm, 64 * MIB)
+    await driver.balloon(vm, 0)
+    await driver.pause(vm)
+    assert await driver.paused(vm)
+    if Capability.SNAPSHOT in driver.capabilities:
+        await driver.snapshot(vm, "state", "memory")
+        assert (box.run_dir / "memory").stat().st_size == vm.spec.memory
+        assert (box.run_dir / "state").stat().st_size > 0
+    else:
+        with pytest.raises(HostNotReady):
+            await driver.snapshot(vm, "state", "memory")
+    if Capability.METRICS in driver.capabilities:
+        assert "vcpu" in await driver.metrics(vm)
+    await driver.resume(vm)
+    assert not await driver.paused(vm)
+
+
+def test_the_whole_interface_with_a_real_vmm(alice: User, box: Running) -> None:
+    # The guest's driver of the balloon is there a moment after the guest is.
+    until(lambda: "virtio_balloon" in inside(alice, "ls /sys/bus/virtio/drivers"), "the balloon's driver")
+    asyncio.run(_use(box))
+    assert inside(alice, "echo fine") == "fine\n"
+
+
+def test_the_power_button_of_an_image_without_init(alice: User, box: Running) -> None:
+    asyncio.run(box.driver.power_button(box.vm))
+    until(lambda: alice.state("box") == "stopped", lambda: alice.ok("vm", "logs", "box")[-2000:])
+
+
+def test_a_systemd_that_has_lost_its_agent_stops_in_order(alice: User) -> None:
+    """By the power button, before the VM would be ended: what it still has to write gets to the disk."""
+    alice.ok("vm", "create", "--name", "mute", "--memory", "512M")
+    alice.ok("vm", "start", "mute")
+    try:
+        script = (
+            'until [ "$(systemctl is-system-running)" = running ] || systemctl --failed -q; do sleep 0.3; done;'
+            "systemd-run -q -p ExecStop='/bin/sh -c \"echo in order >/root/end\"' -p RemainAfterExit=yes true"
+        )
+        alice.ok("vm", "exec", "mute", "--", "sh", "-c", script)
+        kill = "setsid sh -c 'sleep 1; pkill -KILL banger-agent' >/dev/null 2>&1 </dev/null &"
+        alice.ok("vm", "exec", "mute", "--", "sh", "-c", kill)
+        alice.ok("vm", "stop", "mute")
+        alice.ok("vm", "start", "mute")
+        assert alice.ok("vm", "exec", "mute", "--", "cat", "/root/end") == "in order\n"
+    finally:
+        alice.ok("vm", "delete", "mute")
