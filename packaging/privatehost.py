@@ -26,6 +26,7 @@ TOP = Path(__file__).resolve().parent.parent
 NAME = "com.thaloco.Banger1"
 POLKIT = "org.freedesktop.PolicyKit1"
 POLKITD = "/usr/lib/polkit-1/polkitd"
+START_S = 60  # for a service that the bus starts: a busy machine may take longer than the bus's own 25
 
 BUS = """\
 <!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
@@ -34,6 +35,7 @@ BUS = """\
   <type>system</type>
   <listen>{address}</listen>
   <auth>EXTERNAL</auth>
+  <limit name="service_start_timeout">{start_ms}</limit>
   <servicedir>{services}</servicedir>
   <policy context="default">
     <allow user="*"/>
@@ -181,7 +183,9 @@ class PrivateHost:
         # polkit's own policy lets its callers call it; banger's lets people call banger.
         policies = (Path("/usr/share/dbus-1/system.d/org.freedesktop.PolicyKit1.conf"), layout.bus_policy)
         includes = "\n".join(f"  <include>{path}</include>" for path in policies)
-        config = BUS.format(address=layout.address, services=runtime / "services", includes=includes)
+        config = BUS.format(
+            address=layout.address, services=runtime / "services", includes=includes, start_ms=START_S * 1000
+        )
         (runtime / "bus.conf").write_text(config)
         for name, script in ((NAME, "start-bangerd"), (POLKIT, "start-polkitd")):
             activation = ACTIVATION.format(name=name, command=f"/bin/sh {runtime}/{script}")
@@ -225,7 +229,7 @@ class PrivateHost:
             raise HostError(f"the private system bus does not start: {self.log_tail()}")
 
     def _start_polkit(self) -> None:
-        if self.call("StartServiceByName", f"string:{POLKIT}", "uint32:0", timeout_s=30) is None:
+        if self.call("StartServiceByName", f"string:{POLKIT}", "uint32:0", timeout_s=START_S) is None:
             raise HostError(f"polkitd does not start: {self.log_tail()}")
 
     # -- the bus, as root
@@ -252,7 +256,7 @@ class PrivateHost:
 
     def activate(self) -> int:
         """Have the bus start bangerd, as a first call would. Returns its pid; raises HostError with its last words."""
-        if self.call("StartServiceByName", f"string:{NAME}", "uint32:0", timeout_s=60) is None:
+        if self.call("StartServiceByName", f"string:{NAME}", "uint32:0", timeout_s=START_S) is None:
             raise HostError(f"bangerd does not start: {self.log_tail()}")
         pid = self.service_pid()
         if pid is None:

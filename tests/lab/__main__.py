@@ -59,11 +59,13 @@ def _lab(words: list[str], binary: str) -> int:
 
 
 def _furnish(lab: Lab) -> None:
-    """The checkout at its place, images and kernels where tests look for them. They themselves install banger."""
+    """The checkout at its place, compiled once, images and kernels where tests look for them; these install banger."""
     lab.sh(f"""
         cp -r /lab/source/. {SOURCE}
         mkdir -p {CACHE}
         cp -r /lab/library {CACHE}/library-{recipe()}
+        cd {SOURCE}
+        .venv/bin/python -m compileall -q -j 0 client service packaging tests
     """)
 
 
