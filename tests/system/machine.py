@@ -197,8 +197,9 @@ class Machine:
         argv = [
             "systemd-nspawn", "-q", "-D", str(self.root), "-M", self.name, "--register=no", "--keep-unit",
             "--boot", "--private-network", "--console=pipe", "--link-journal=no",
-            # Without these the device and address policies of units are silently not enforced.
-            "--system-call-filter=bpf", "--capability=CAP_BPF,CAP_PERFMON",
+            # Without these the device and address policies of units, and Landlock, are silently not enforced.
+            "--system-call-filter=bpf landlock_create_ruleset landlock_restrict_self",
+            "--capability=CAP_BPF,CAP_PERFMON",
             *options,
         ]  # fmt: skip
         with self.console.open("wb") as log:

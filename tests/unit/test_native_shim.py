@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.landlock import landlock_version
 from tests.unit.native_protocol import (
     Shim,
     connect,
@@ -187,6 +188,49 @@ def test_what_the_vmm_gets(start_shim: StartShim) -> None:
     )
     links = [line for line in text.split("\n") if " -> " in line]
     assert len(links) == 5  # 0 to 3, and the folder that ls reads
+
+
+def test_the_vmm_gets_no_environment(start_shim: StartShim) -> None:
+    shim = start_shim(vmm=["cat", "/proc/self/environ"])
+    assert shim.wait() == 0
+    assert shim.path("console.log").read_bytes() == b""
+
+
+REACH = """
+import os, socket, sys
+def attempt(name, deed, *arguments):
+    try:
+        deed(*arguments)
+        print(name, "ok")
+    except PermissionError:
+        print(name, "refused")
+with socket.socket(socket.AF_UNIX) as theirs, socket.socket(socket.AF_UNIX) as own, socket.socket(socket.AF_UNIX) as to:
+    own.bind(b"\\0" + sys.argv[1].encode() + b"own")
+    own.listen()
+    attempt("abstract", theirs.connect, b"\\0" + sys.argv[1].encode())
+    attempt("named", theirs.connect, sys.argv[2])
+    attempt("own", to.connect, own.getsockname())
+attempt("signal", os.kill, int(sys.argv[3]), 0)
+attempt("shim", os.kill, os.getppid(), 0)
+attempt("itself", os.kill, os.getpid(), 0)
+"""
+
+
+@pytest.mark.skipif(landlock_version() < 6, reason="Linux is older than 6.12, or has no Landlock")
+def test_the_vmm_reaches_no_abstract_socket_and_no_process(start_shim: StartShim, folder: Path) -> None:
+    """No mount namespace hides the first, and the second are guarded by uids alone, which here are the same."""
+    name = f"banger-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as named:
+        for sock, address in ((abstract, f"\0{name}"), (named, str(folder / "named"))):
+            sock.bind(address)
+            sock.listen()
+        shim = start_shim(
+            vmm=[sys.executable, "-I", "-c", REACH, name, str(folder / "named"), str(os.getpid())]
+        )
+        assert shim.wait() == 0
+    assert shim.path("console.log").read_text().splitlines() == [
+        "abstract refused", "named ok", "own ok", "signal refused", "shim refused", "itself ok",
+    ]  # fmt: skip
 
 
 def test_the_shim_is_not_dumpable(chain: Shim) -> None:

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "confine.h"
 #include "log.h"
 #include "loop.h"
 #include "shim.h"
@@ -84,9 +85,11 @@ static void say_failed(const char *what, int error)
         log_write(&messages.log, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }
 
-/* In the child: descriptors 0 to 2 and, with a socket, 3; no others. Returns only if the VMM cannot be run. */
+/* In the child: descriptors 0 to 2 and, with a socket, 3; no others, and no environment. Returns only if the VMM cannot
+ * be run. */
 static void become_vmm(int in, int out, int err, int guest, pid_t parent)
 {
+    static char *const no_environment[] = {NULL};
     sigset_t none;
     setsid();
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -108,7 +111,8 @@ static void become_vmm(int in, int out, int err, int guest, pid_t parent)
         first_closed++;
     }
     (void)!syscall(SYS_close_range, first_closed, ~0u, 4u /* CLOSE_RANGE_CLOEXEC */);
-    execvp(shim.vmm_argv[0], shim.vmm_argv);
+    confine();
+    execvpe(shim.vmm_argv[0], shim.vmm_argv, no_environment);
 }
 
 static bool make_streams(int null, int out[2], int err[2], int guest[2], int report[2])
