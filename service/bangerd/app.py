@@ -237,7 +237,9 @@ async def _supervisor(options: Options) -> tuple[Supervisor, Link | None]:
     booted = Path("/run/systemd/system").is_dir()
     if options.supervisor != "systemd" and not (options.supervisor == "auto" and booted):
         return ProcessSupervisor(options.runtime_dir), None
-    supervisor = SystemdSupervisor()
+    empty = options.runtime_dir / "empty"
+    empty.mkdir(mode=0o755, exist_ok=True)
+    supervisor = SystemdSupervisor(empty)
     try:
         link = await Link.open(options.bus_address, SYSTEMD, supervisor.on_signal)
     except (ConnectionError, ValueError) as exc:

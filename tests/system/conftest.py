@@ -17,6 +17,7 @@ from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
 
 # BANGER_SUITES="bookworm trixie" runs every test of this folder on both.
 CHOSEN = os.environ.get("BANGER_SUITES", SUITES[0]).split()
+EMPTY = Path("/run/banger/empty")
 SHIM = Path("/usr/local/lib/banger-test-shim")
 
 
@@ -46,10 +47,11 @@ async def rig(machine: Machine) -> AsyncIterator[Rig]:
     machine.copy_in(STAND_IN, str(SHIM))
     machine.run("chmod", "755", str(SHIM))
     machine.run("mkdir", "-p", "-m", "711", "/run/banger", "/run/banger/vm", "/var/lib/banger")
+    machine.run("mkdir", "-p", str(EMPTY))
     links: list[Link] = []
 
     async def again() -> Supervisor:
-        supervisor = SystemdSupervisor()
+        supervisor = SystemdSupervisor(EMPTY)
         links.append(await Link.open(machine.bus_address, SYSTEMD, supervisor.on_signal))
         await supervisor.open(links[-1])
         return supervisor

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -52,10 +52,13 @@ class Rig:
             (str(self.shim), *deed),
             run_dir,
             (),
-            (self.shim,),
+            (),
             (),
             memory_max=256 * MIB,
             file_max=vm.spec.disk,
+            programs=(self.shim,),
+            threads=16,
+            needs_libraries=True,  # the stand-in is Python
             lifeline=lifeline,
         )
 
@@ -133,7 +136,8 @@ class SupervisorContract:
 
     async def test_a_missing_shim(self, rig: Rig) -> None:
         spec = rig.spec("run")
-        broken = UnitSpec(spec.vm, ("/usr/lib/no-such-shim",), spec.run_dir, (), (), (), spec.memory_max, 0)
+        missing = Path("/usr/lib/no-such-shim")
+        broken = replace(spec, argv=(str(missing),), programs=(missing,))
         with pytest.raises(StepFailed):
             await rig.supervisor.start(broken)
         await rig.supervisor.forget(spec.vm.sid)

@@ -1,5 +1,6 @@
 """From a stored VM to its seed and its unit: which disks, which kernel, which command line."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bangerd.core.ports import Disk, Launch, UnitSpec, disk_roles
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 # cryptomgr's self-tests cost 0.17 s; everything else that was tried made no measurable difference under TCG.
 CMDLINE = "quiet console=ttyS0 cryptomgr.notests panic=-1"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
+SHIM_THREADS = 1
 ROLES = ("image", "modules", "data")  # after the seed, in device order
 READ_ONLY = frozenset({"seed", "image", "modules"})
 
@@ -95,10 +97,14 @@ class Launcher:
             argv=(*shim, "--", *plan.argv),
             run_dir=run_dir,
             read_write=(own, *caches),
-            read_only=(image, kernel, initrd, modules, ports.shim, *plan.read_only),
+            read_only=(image, kernel, initrd, modules, *plan.read_only),
             devices=plan.devices,
             memory_max=vm.spec.memory + plan.memory_overhead,
             file_max=max([vm.spec.disk, *self._cache_sizes(vm)]),
+            programs=(ports.shim, Path(plan.argv[0])),
+            threads=SHIM_THREADS + plan.threads,
+            needs_libraries=plan.needs_libraries,
+            translates=plan.translates,
             files=plan.files,
             lifeline=lifeline,
         )

@@ -21,10 +21,14 @@ class UnitSpec:
     argv: tuple[str, ...]  # the shim's whole command line
     run_dir: Path  # read and written by the unit
     read_write: tuple[Path, ...]  # further files: the VM's disk
-    read_only: tuple[Path, ...]  # image, kernel, modules, VMM binary's data
+    read_only: tuple[Path, ...]  # image, kernel, modules
     devices: tuple[str, ...]  # "/dev/kvm", "/dev/net/tun"
     memory_max: int  # bytes, VMM overhead included
     file_max: int  # bytes: the largest file that it may write
+    programs: tuple[Path, ...]  # all that it may execute: the shim and the VMM
+    threads: int  # at most, beside one per vCPU
+    needs_libraries: bool = False  # one of the programs: it is linked dynamically, or a script
+    translates: bool = False  # the guest's code, into memory that is written and executed
     files: tuple[tuple[str, bytes | None], ...] = ()  # what the VMM finds in the run dir: Plan.files
     lifeline: int | None = None  # descriptor that becomes the shim's stdin; the caller keeps its own copy
 
@@ -91,6 +95,9 @@ class Plan:
     read_only: tuple[Path, ...] = ()
     files: tuple[tuple[str, bytes | None], ...] = ()  # name and content, None: a named pipe, in the run dir
     sockets: tuple[str, ...] = ()  # what it makes there, and wants out of the way before each start
+    threads: int = 128  # at most, beside one per vCPU
+    needs_libraries: bool = True  # it is no static program
+    translates: bool = False  # the guest's code, into memory that is written and executed
 
 
 class Capability(StrEnum):

@@ -10,6 +10,7 @@ from typing import Any
 
 from bangerd.core.ports import Capability, Disks, Launch, Plan, Rates, disk_roles
 from bangerd.host import firecracker_api, process
+from bangerd.host.elf import needs_libraries
 from bangerd.host.firecracker_config import (
     API,
     CONFIG,
@@ -28,6 +29,7 @@ from bangerd.model.vm import MIB, VM
 API_S = 10.0
 SNAPSHOT_S = 300.0  # it writes the guest's whole memory
 PIPE = 1024 * 1024  # the most that a pipe holds
+THREADS = 15  # its own two, what KVM adds, and room
 OVERHEAD = 48 * MIB  # the VMM, its threads and what the kernel accounts to it
 CAPABILITIES = frozenset(Capability) - {Capability.FREE_PAGE_REPORTING}
 
@@ -81,6 +83,8 @@ class Firecracker:
             read_only=(kernel,),
             files=((CONFIG, written.encode()), (METRICS, None)),
             sockets=(API,),
+            threads=THREADS,
+            needs_libraries=await in_thread(needs_libraries, self._program),
         )
 
     async def _keep_up(self) -> None:

@@ -5,10 +5,13 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
 from bangerd.core.ports import NO_LIMITS, Capability, Disk, Disks, Launch, Plan, Rates, disk_roles
+from bangerd.host.elf import needs_libraries
+from bangerd.host.thread import in_thread
 from bangerd.host.vmsock import dial
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.vm import MIB, VM
@@ -21,6 +24,7 @@ TCG_CACHE_MIB = 128  # without a bound the translation cache grows to a gigabyte
 # process starts from nothing (36 ms for `true` instead of 9). An emulated guest is no place where that protects.
 TCG_CMDLINE = "norandmaps"
 OVERHEAD = 192 * MIB
+THREADS = 127  # its pool for disk requests (64 at most), and its own few
 BINARY = "qemu-system-x86_64"
 
 
@@ -37,11 +41,15 @@ class Qemu:
         self.accelerator = "kvm" if kvm else "tcg"
 
     async def plan(self, launch: Launch) -> Plan:
+        binary = find_qemu(self._binary)
         return Plan(
-            argv=tuple(_argv(find_qemu(self._binary), launch, self._rates)),
+            argv=tuple(_argv(binary, launch, self._rates)),
             devices=("/dev/net/tun", "/dev/kvm") if launch.kvm else ("/dev/net/tun",),
             memory_overhead=OVERHEAD + (0 if launch.kvm else TCG_CACHE_MIB * MIB),
             channel="fd",
+            threads=THREADS,
+            needs_libraries=await in_thread(needs_libraries, Path(binary)),
+            translates=not launch.kvm,
         )
 
     async def pause(self, vm: VM) -> None:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Protocol
 
 from dbus_next.errors import DBusError
@@ -63,7 +64,9 @@ class SystemdSupervisor:
 
     isolates_owners = True
 
-    def __init__(self) -> None:
+    def __init__(self, empty: Path) -> None:
+        """`empty`: a folder of root's, on which each unit's root is put together, in a namespace of its own."""
+        self._empty = empty
         self._bus: Bus | None = None
         self._waiting: dict[str, list[asyncio.Queue[_Job]]] = {}  # by unit name
         self._changed: Callable[[str], None] = _ignore
@@ -87,7 +90,9 @@ class SystemdSupervisor:
         """Return when the shim has been executed. Raises StepFailed that says what systemd made of it."""
         sid = spec.vm.sid
         name = unit_name(sid)
-        properties = [[key, Variant(signature, value)] for key, signature, value in unit_properties(spec)]
+        properties = [
+            [key, Variant(signature, value)] for key, signature, value in unit_properties(spec, self._empty)
+        ]
         result = await self._job(
             name,
             "StartTransientUnit",

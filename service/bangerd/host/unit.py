@@ -1,5 +1,6 @@
 """What a VM's systemd unit is and may do: pure, so that it can be read and tested in one place."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from bangerd.core.ports import UnitSpec
@@ -11,19 +12,26 @@ STDIN_FD = 0  # index of the lifeline among the call's descriptors
 
 _US = 1_000_000
 
-_NOTIFY_SOCKET = "/run/systemd/notify"
-# Hidden whole, then the VM's own files are bound back in: other VMs' files, the database, the system bus, other
-# users' runtime folders, memory that any two processes could share, and what an admin may keep elsewhere.
-_HIDDEN = ("/boot", "/dev/shm", "/media", "/mnt", "/opt", "/run", "/srv", "/var")  # noqa: S108
+_BIN = ("bin", "sbin", "libexec")
+_RECURSIVE = 16384  # MS_REC: with what is mounted in it
+
+# What a program that is linked dynamically, or a script, needs beside itself; those that the distribution has.
+_LIBRARIES = ("/usr", "/lib", "/lib64", "/bin", "/nix/store", "/gnu/store")
+_LINKER = ("/etc/ld.so.cache", "/etc/alternatives")
+# Of what systemd puts into every root. PrivateTmp= cannot be refused with DynamicUser=, and would be the host's disk.
+_TAKEN_AWAY = (
+    *("/tmp", "/var/tmp", "/dev/shm"),  # noqa: S108
+    *("/dev/mqueue", "/dev/hugepages", "/dev/pts", "/sys", "/run/systemd/journal", "/run/host"),
+)
 
 
 def unit_name(sid: str) -> str:
     return f"banger-vm-{sid}.service"
 
 
-def unit_properties(spec: UnitSpec) -> list[Property]:
-    """The arguments of StartTransientUnit."""
-    return [*_identity(spec), *_limits(spec), *_view(spec), *_SANDBOX]
+def unit_properties(spec: UnitSpec, empty: Path) -> list[Property]:
+    """The arguments of StartTransientUnit. `empty` is the folder on which the unit's root is put together."""
+    return [*_identity(spec), *_limits(spec), *_view(spec, empty), *_sandbox(spec)]
 
 
 def _identity(spec: UnitSpec) -> list[Property]:
@@ -63,8 +71,7 @@ def _limits(spec: UnitSpec) -> list[Property]:
     return [
         ("MemoryMax", "t", spec.memory_max),
         ("MemorySwapMax", "t", spec.memory_max),
-        # Threads: one per vcpu, QEMU's pool for disk requests (64 at most), its own few.
-        ("TasksMax", "t", 128 + vcpu),
+        ("TasksMax", "t", spec.threads + vcpu),
         ("CPUWeight", "t", 50),
         # One CPU more than the guest has: its disks and its console are served by another thread.
         ("CPUQuotaPerSecUSec", "t", (vcpu + 1) * _US),
@@ -78,20 +85,38 @@ def _limits(spec: UnitSpec) -> list[Property]:
     ]
 
 
-def _view(spec: UnitSpec) -> list[Property]:
-    """What the unit sees of the host's files and devices."""
-    writable = [str(spec.run_dir), *map(str, spec.read_write), *spec.devices]
-    readable = [*map(str, spec.read_only), _NOTIFY_SOCKET]
-    # A VMM of the admin's own may be in /opt.
-    hidden = [
-        path for path in _HIDDEN if path != "/opt" or not any(word.startswith("/opt/") for word in spec.argv)
-    ]
+def _view(spec: UnitSpec, empty: Path) -> list[Property]:
+    """What the unit sees of the host's files and devices: an empty root, and in it what it needs."""
+    data = [str(path) for path in (spec.run_dir, *spec.read_write, *spec.read_only)]
+    programs = [str(path) for path in spec.programs]
+    libraries = _libraries(spec.programs) if spec.needs_libraries else []
+    linker = _LINKER if spec.needs_libraries else ()
+    bound = [*data, *programs, *libraries, *linker]
+    # systemd makes the folders in which it binds something: in these, which are the unit's own, and not in `empty`.
+    tops = {f"/{Path(path).parts[1]}" for path in bound} - set(bound) | {"/run"}
     return [
-        ("ProtectSystem", "s", "strict"),
-        ("ProtectHome", "s", "tmpfs"),
-        ("TemporaryFileSystem", "a(ss)", [[path, "ro"] for path in hidden if Path(path).is_dir()]),
-        ("BindPaths", "a(ssbt)", [[path, path, False, 0] for path in writable]),
-        ("BindReadOnlyPaths", "a(ssbt)", [[path, path, False, 0] for path in readable]),
+        ("RootDirectory", "s", str(empty)),
+        ("TemporaryFileSystem", "a(ss)", [[path, "ro,noexec"] for path in sorted(tops)]),
+        (
+            "BindPaths",
+            "a(ssbt)",
+            [
+                [path, path, False, 0]
+                for path in (str(spec.run_dir), *map(str, spec.read_write), *spec.devices)
+            ],
+        ),
+        (
+            "BindReadOnlyPaths",
+            "a(ssbt)",
+            [
+                *([path, path, False, 0] for path in (*map(str, spec.read_only), *programs)),
+                *([path, path, True, _RECURSIVE] for path in (*libraries, *linker)),
+            ],
+        ),
+        # "+": of the unit's root. "-": not on every host, or not with every systemd.
+        ("InaccessiblePaths", "as", [f"-+{path}" for path in _TAKEN_AWAY]),
+        ("NoExecPaths", "as", ["+/", *(f"+{path}" for path in data)]),
+        ("ExecPaths", "as", [*(f"+{path}" for path in programs), *(f"-+{path}" for path in libraries)]),
         # A /dev of its own, to which its devices are bound; the device policy says the same once more.
         ("PrivateDevices", "b", True),
         ("DevicePolicy", "s", "closed"),
@@ -99,12 +124,30 @@ def _view(spec: UnitSpec) -> list[Property]:
     ]
 
 
+def _libraries(programs: Sequence[Path]) -> list[str]:
+    """Where what they load may be. A program of the admin's own, in /opt or the like, brings its folder along."""
+    homes = [program.parents[program.parent.name in _BIN] for program in programs]
+    own = [home for home in homes if len(home.parts) > 2 and not home.is_relative_to("/usr")]
+    return [*_LIBRARIES, *map(str, dict.fromkeys(own))]
+
+
+def _sandbox(spec: UnitSpec) -> list[Property]:
+    return [*_SANDBOX, ("MemoryDenyWriteExecute", "b", not spec.translates)]
+
+
+# Beside what is for the privileged: what reaches into other processes, and what has had many holes and no VMM needs.
+_REFUSED = [
+    "@privileged", "@resources", "@keyring", "@setuid", "process_vm_readv", "process_vm_writev", "process_madvise",
+    "io_uring_setup", "io_uring_enter", "io_uring_register", "userfaultfd",
+]  # fmt: skip
+
+_LANDLOCK = ("landlock_create_ruleset", "landlock_restrict_self")
+
 _SANDBOX: tuple[Property, ...] = (
     ("NoNewPrivileges", "b", True),
     ("CapabilityBoundingSet", "t", 0),
     ("AmbientCapabilities", "t", 0),
     ("SecureBits", "i", 0),
-    ("PrivateTmp", "b", True),
     ("PrivateIPC", "b", True),
     ("PrivateUsers", "b", True),
     ("RemoveIPC", "b", True),
@@ -123,10 +166,10 @@ _SANDBOX: tuple[Property, ...] = (
     ("RestrictNamespaces", "t", 0),
     ("RestrictAddressFamilies", "(bas)", [True, ["AF_UNIX"]]),
     ("IPAddressDeny", "a(iayu)", [[2, bytes(4), 0], [10, bytes(16), 0]]),
-    # MemoryDenyWriteExecute= is left out: QEMU without KVM translates the guest's code into memory that it runs.
     ("SystemCallArchitectures", "as", ["native"]),
-    # seccomp: QEMU's own -sandbox, which forbids more once it is up; in @system-service since systemd 254.
-    ("SystemCallFilter", "(bas)", [True, ["@system-service", "seccomp"]]),
-    ("SystemCallFilter", "(bas)", [False, ["@privileged", "@resources"]]),
+    # seccomp: QEMU's own -sandbox and Firecracker's own filters, which forbid more once they are up; landlock: the
+    # shim's, on the VMM. In @system-service since systemd 254.
+    ("SystemCallFilter", "(bas)", [True, ["@system-service", "seccomp", *_LANDLOCK]]),
+    ("SystemCallFilter", "(bas)", [False, _REFUSED]),
     ("SystemCallErrorNumber", "i", 1),  # EPERM: QEMU tries some of these and does without
 )
