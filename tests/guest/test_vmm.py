@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +130,34 @@ def test_the_whole_interface_with_a_real_vmm(alice: User, box: Running) -> None:
     assert inside(alice, "echo fine") == "fine\n"
 
 
+def seconds_to_read(alice: User) -> float:
+    """5 MiB of its own disk."""
+    begun = time.monotonic()
+    inside(alice, "dd if=/dev/vdd of=/dev/null bs=1M count=5 skip=1000 iflag=direct 2>/dev/null")
+    return time.monotonic() - begun
+
+
+def test_a_limit_of_disks_holds_and_can_be_lifted(alice: User, box: Running) -> None:
+    asyncio.run(box.driver.limit(box.vm, Rates(disk=MIB)))
+    limited = seconds_to_read(alice)
+    assert limited > 3
+    asyncio.run(box.driver.limit(box.vm, Rates()))
+    assert seconds_to_read(alice) < limited
+
+
 def test_the_power_button_of_an_image_without_init(alice: User, box: Running) -> None:
+    """It is a reboot in order: what was written is there afterwards."""
+    inside(alice, "echo kept >/note")
+    before = boot_of(alice)
     asyncio.run(box.driver.power_button(box.vm))
-    until(lambda: alice.state("box") == "stopped", lambda: alice.ok("vm", "logs", "box")[-2000:])
+    until(lambda: boot_of(alice) not in ("", before), lambda: alice.ok("vm", "logs", "box")[-2000:])
+    assert inside(alice, "cat /note") == "kept\n"
+
+
+def boot_of(alice: User) -> str:
+    """Of the guest that answers now; "" while there is none."""
+    done = alice.banger("vm", "exec", "box", "--", "/bin/cat", "/proc/sys/kernel/random/boot_id")
+    return done.out if done.status == 0 else ""
 
 
 def test_a_systemd_that_has_lost_its_agent_stops_in_order(alice: User) -> None:

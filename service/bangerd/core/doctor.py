@@ -46,15 +46,12 @@ class Doctor:
 
     def _vmm(self) -> Check:
         works, why = self._ports.host.kvm()
-        vmm = f"{self._ports.vmm.name} with {self._ports.vmm.accelerator}"
+        vmm = self._ports.vmm
+        reason = vmm.reason if why in vmm.reason else f"{vmm.reason}; {why}"
+        text = f"{vmm.name} with {vmm.accelerator}: {reason}"
         if works:
-            return Check("vmm", "ok", f"{vmm}: {self._ports.vmm.reason}; {why}")
-        return Check(
-            "vmm",
-            "warning",
-            f"{vmm}: {why}",
-            "guests run, but slowly; enable virtualization in the firmware",
-        )
+            return Check("vmm", "ok", text)
+        return Check("vmm", "warning", text, "guests run, but slowly; enable virtualization in the firmware")
 
     def _sizes(self) -> Check:
         try:
