@@ -16,6 +16,7 @@ from bangerd.model.errors import StepFailed
 from bangerd.model.vm import MIB
 from tests.guest.machine import Netns
 from tests.guest.vmm_alone import VMMAlone
+from tests.patience import patience
 
 pytestmark = pytest.mark.lab
 
@@ -108,4 +109,6 @@ async def test_a_snapshot_is_restored_where_it_was(alone: VMMAlone, tmp_path: Pa
     await alone.listens("api.sock")
     await driver.restore(alone.vm, "state", "memory", resume=True)
     await alone.ready()
+    await alone.shims.set_clock(alone.vm)
+    assert abs(float(await alone.sh("date +%s")) - time.time()) < patience(5)
     assert await alone.sh("cat /run/note /root/note") == "remembered\nwritten\n"

@@ -157,7 +157,11 @@ class Driver(Protocol):
         """Write a paused VM to two files of these names in its run folder."""
 
     async def restore(self, vm: VM, state: str, memory: str, *, resume: bool) -> None:
-        """Load such files into a VMM that was started without a configuration, for a VM of the same tap and vsock."""
+        """Load such files into a VMM that was started without a configuration, for a VM of the same tap and vsock.
+
+        The guest's clock stood still: Shims.set_clock once it runs. (Firecracker's own clock_realtime, since 1.16, asks
+        for a master clock in KVM, which a host inside another VM has not.)
+        """
 
 
 class VMM(Protocol):

@@ -140,8 +140,6 @@ class Firecracker:
             "mem_backend": {"backend_type": "File", "backend_path": memory},
             "resume_vm": resume,
         }
-        if self.features.clock_realtime:
-            body["clock_realtime"] = True
         await self._ask(vm, "PUT", "/snapshot/load", body, timeout_s=SNAPSHOT_S)
 
     async def _ask(

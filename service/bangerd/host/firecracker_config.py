@@ -27,7 +27,6 @@ class Features:
 
     pci: bool  # devices on a PCI bus (--enable-pci) instead of memory-mapped ones
     free_page_reporting: bool  # the balloon gives back what the guest has free, without being asked
-    clock_realtime: bool  # a restored guest's clock goes on at the host's time
     bzimage: bool  # boots what distributions package; the guest then unpacks it at each boot
 
 
@@ -54,7 +53,6 @@ def features(version: tuple[int, int, int]) -> Features:
     return Features(
         pci=minor >= (1, 13),
         free_page_reporting=minor >= (1, 14),
-        clock_realtime=minor >= (1, 16),
         bzimage=minor >= (1, 17),
     )
 
