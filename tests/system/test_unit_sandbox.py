@@ -306,6 +306,24 @@ async def test_what_a_vmm_can_reach(kind: str, rig: Rig, host: Machine, probe: P
         assert found["device /dev/kvm"] in ("ok", "ENODEV", "ENXIO")
 
 
+async def test_a_vmm_of_the_admins_own_brings_its_folder(rig: Rig, host: Machine, probe: Path) -> None:
+    """A script, too, with what it calls; nothing beside its folder."""
+    vmm = Path("/opt/own/bin/vmm")
+    spec = await unit("qemu-tcg", rig, probe)
+    words = list(spec.argv[: spec.argv.index("--") + 1])
+    spec = replace(spec, argv=(*words, str(vmm)), programs=(SHIM, vmm))
+    script = "#!/bin/sh\ncat /opt/own/share/data /opt/secret >said 2>&1\nmv said probe\nexec sleep 1000\n"
+    host.sh(
+        f"mkdir -p /opt/own/bin /opt/own/share; echo mine >/opt/own/share/data; echo '{script}' >{vmm}; chmod 755 {vmm}"
+    )
+    (rig.outside(spec.run_dir) / "probe").unlink(missing_ok=True)
+    await rig.supervisor.start(spec)
+    assert (await rig.file(spec, "probe")).splitlines() == [
+        "mine", "cat: /opt/secret: No such file or directory",
+    ]  # fmt: skip
+    await rig.supervisor.stop(spec.vm.sid)
+
+
 async def test_where_nothing_holds_it_the_probe_gets_all_that(rig: Rig, host: Machine, probe: Path) -> None:
     """Otherwise it would prove nothing that it is refused."""
     other = await unit("firecracker", rig, probe, number=2)
