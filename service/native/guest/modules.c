@@ -28,14 +28,41 @@ static int is_module(const struct dirent *e)
     return n > 3 && strcmp(e->d_name + n - 3, ".ko") == 0;
 }
 
-/* One initrd serves all VMMs; what the other one needs is not worth its five milliseconds. `name` is "04-virtio_pci.ko":
- * with PCI there are no devices on the virtio-mmio bus, and with a virtio-serial port the host does not come by vsock. */
+/* Is there a virtio device with this number of the virtio specification? */
+static bool has_device(unsigned long number)
+{
+    DIR *dir = opendir("/sys/bus/virtio/devices");
+    struct dirent *e;
+    bool found = false;
+    while (dir && !found && (e = readdir(dir))) {
+        char path[300], text[16] = "";
+        snprintf(path, sizeof path, "/sys/bus/virtio/devices/%s/device", e->d_name);
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        found = fd >= 0 && read(fd, text, sizeof text - 1) > 0 && strtoul(text, NULL, 16) == number;
+        if (fd >= 0)
+            close(fd);
+    }
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* One initrd serves all VMMs and their machines; loading what a machine has no use for would take it some milliseconds
+ * each. `name` is "04-virtio_pci.ko". The buses come before their devices' drivers. */
 static bool is_useful(const char *name)
 {
-    if (strstr(name, "virtio_mmio") && access("/sys/bus/pci/devices/0000:00:00.0", F_OK) == 0)
-        return false;
-    if (strstr(name, "vsock") && transport_has_port())
-        return false;
+    enum { NET = 1, CONSOLE = 3, VSOCK = 19 };
+    bool pci = access("/sys/bus/pci/devices/0000:00:00.0", F_OK) == 0; /* then nothing is on the virtio-mmio bus */
+    if (strstr(name, "virtio_pci"))
+        return pci;
+    if (strstr(name, "virtio_mmio"))
+        return !pci;
+    if (strstr(name, "virtio_net") || strstr(name, "failover"))
+        return has_device(NET);
+    if (strstr(name, "virtio_console"))
+        return has_device(CONSOLE);
+    if (strstr(name, "vsock"))
+        return has_device(VSOCK) && !transport_has_port();
     return true;
 }
 
