@@ -21,6 +21,7 @@ from tests.unit.native_protocol import (
     OPENED,
     WELCOME,
     Shim,
+    connect,
     frame,
     read_line,
 )
@@ -49,6 +50,11 @@ class Guest(Link):
         self.control(b"clock")
 
 
+def knock(folder: Path) -> None:
+    """As the VMM does when its guest asks for a connection to port 1024 of the host."""
+    connect(folder / "v.sock_1024").close()
+
+
 @pytest.fixture
 def guest_of(folder: Path, start_shim: Callable[..., Shim]) -> Iterator[tuple[Shim, Guest]]:
     with socket.socket(socket.AF_UNIX) as listener:
@@ -57,6 +63,7 @@ def guest_of(folder: Path, start_shim: Callable[..., Shim]) -> Iterator[tuple[Sh
         listener.bind(str(folder / "v.sock"))
         listener.listen()
         listener.settimeout(20)
+        knock(folder)
         guest = Guest(listener)
         guest.listener = listener  # type: ignore[attr-defined]
         yield shim, guest
@@ -245,3 +252,32 @@ def test_a_hostile_guest_keeps_the_shim_from_nothing(guest_of: tuple[Shim, Guest
     assert shim.status()["state"] in ("booting", "ready")
     assert shim.control("KILL") == "OK\n"
     assert shim.wait() == 0
+
+
+def test_a_knock_is_answered_by_a_connection(folder: Path, start_shim: Callable[..., Shim]) -> None:
+    """Each time at once: of itself the shim tries once a second. No knock brings a second connection."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        shim = start_shim(vmm=["sleep", "1000"], channel="vsock:v.sock")
+        shim.status()
+        listener.bind(str(folder / "v.sock"))
+        listener.listen()
+        listener.settimeout(20)
+        begun = time.monotonic()
+        for _ in range(12):
+            knock(folder)
+            refused, _ = listener.accept()
+            with refused:
+                assert read_line(refused) == "CONNECT 1024\n"
+        assert time.monotonic() - begun < 10
+        knock(folder)
+        guest = Guest(listener)
+        guest.welcome(guest.read_hello())
+        for _ in range(3):
+            knock(folder)
+        assert shim.status()["state"] == "booting"
+        listener.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            listener.accept()
+        guest.sock.close()
+        shim.control("KILL")
+        shim.wait()

@@ -220,6 +220,12 @@ static void connected(struct source *s, uint32_t events)
     link_open(&host, fd);
 }
 
+static void await_host(int fd)
+{
+    loop_add(&listener, fd, EPOLLIN, connected);
+    transport_knock();
+}
+
 /* Opens the machine's port. vsock is tried only without one: the kernel would look for modules. */
 static void try_open(struct timer *t)
 {
@@ -228,7 +234,7 @@ static void try_open(struct timer *t)
     if (fd >= 0)
         link_open(&host, fd);
     else if (!transport_has_port() && (fd = transport_listen_vsock()) >= 0)
-        loop_add(&listener, fd, EPOLLIN, connected);
+        await_host(fd);
     else
         timer_set(&reopen, REOPEN_MS);
 }

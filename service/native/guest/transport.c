@@ -47,6 +47,17 @@ int transport_open_port(void)
     return find_port(device, sizeof device) ? open(device, O_RDWR | O_NONBLOCK | O_CLOEXEC) : -1;
 }
 
+/* A connection that is not waited for: that it is asked for is all the host has to know. */
+void transport_knock(void)
+{
+    struct sockaddr_vm host = {.svm_family = AF_VSOCK, .svm_port = VSOCK_PORT, .svm_cid = VMADDR_CID_HOST};
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return;
+    (void)!connect(fd, (struct sockaddr *)&host, sizeof host);
+    close(fd);
+}
+
 int transport_listen_vsock(void)
 {
     struct sockaddr_vm address = {.svm_family = AF_VSOCK, .svm_port = VSOCK_PORT, .svm_cid = VMADDR_CID_ANY};

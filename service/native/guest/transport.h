@@ -10,5 +10,7 @@ int transport_open_port(void);
 
 /* A socket that listens on vsock port 1024, or -1. */
 int transport_listen_vsock(void);
+/* Tells the host that it can connect. */
+void transport_knock(void);
 /* The host's next connection, or -1. Others than the host are turned away. */
 int transport_accept_vsock(int listener);

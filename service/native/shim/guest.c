@@ -19,7 +19,8 @@
 enum {
     HELLO_RETRY_MS = 2000,
     HELLO_MIN_MS = 1000, /* a guest that sends rubbish costs no more than one handshake a second */
-    CONNECT_RETRY_MS = 20,
+    CONNECT_RETRY_MS = 1000, /* the guest program knocks when it listens; this is for one that cannot */
+    KNOCK_PORT = 1024,
     VSOCK_ANSWER_MAX = 32,
 };
 
@@ -35,6 +36,7 @@ static size_t answer_length;
 static uint8_t nonce[NONCE_SIZE];
 static uint64_t skipped, hello_at;
 static bool up, end_awaited;
+static bool at_once; /* the next attempt is worth it now: the last may have come a moment too early */
 
 bool guest_is_up(void)
 {
@@ -202,6 +204,7 @@ static void connect_vsock(struct timer *t);
 
 static void connected(int fd)
 {
+    at_once = false;
     link_open(&guest, fd);
     hello_timer.fire = hello_due;
     hello();
@@ -211,7 +214,29 @@ static void retry(void)
 {
     loop_close(&greeting);
     connect_timer.fire = connect_vsock;
-    timer_set(&connect_timer, CONNECT_RETRY_MS);
+    timer_set(&connect_timer, at_once ? 0 : CONNECT_RETRY_MS);
+    at_once = false;
+}
+
+/* The VMM connects when its guest does to port 1024 of the host. Anything in the guest may; it gains no connection. */
+static void knock(int fd)
+{
+    close(fd);
+    if (link_is_open(&guest))
+        return;
+    if (greeting.fd >= 0)
+        at_once = true;
+    else
+        connect_vsock(NULL);
+}
+
+bool guest_listen(void)
+{
+    char name[sizeof((struct sockaddr_un *)0)->sun_path];
+    if (!shim.vsock_name)
+        return true;
+    int n = snprintf(name, sizeof name, "%s_%d", shim.vsock_name, KNOCK_PORT);
+    return n > 0 && (size_t)n < sizeof name && listen_on(name, geteuid(), knock);
 }
 
 /* Reads "OK <port>\n", and not a byte more: what follows are frames. */
@@ -254,6 +279,7 @@ static void connect_vsock(struct timer *t)
         retry();
         return;
     }
+    timer_cancel(&connect_timer);
     loop_add(&greeting, fd, 0, greeted);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
         send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1)
@@ -285,6 +311,7 @@ static void broken(struct link *l)
 {
     (void)l;
     guest_disconnect();
+    at_once = true; /* its knock may have come before this */
     if (shim.vsock_name && !end_awaited)
         retry();
 }

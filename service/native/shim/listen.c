@@ -9,11 +9,12 @@
 #include "loop.h"
 #include "shim.h"
 
-enum { PAUSE_MS = 200, BACKLOG = 64 };
+enum { PAUSE_MS = 200, BACKLOG = 64, LISTENERS_MAX = 3 };
 
 struct listener {
     struct source src;
     struct timer pause;
+    uid_t peer;
     void (*accepted)(int fd);
 };
 
@@ -36,19 +37,19 @@ static void ready(struct source *s, uint32_t events)
         }
         return;
     }
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != 0) {
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) < 0 || peer.uid != l->peer) {
         close(fd);
         return;
     }
     l->accepted(fd);
 }
 
-bool listen_on(const char *name, void (*accepted)(int fd))
+bool listen_on(const char *name, uid_t peer, void (*accepted)(int fd))
 {
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    static struct listener listeners[2];
+    static struct listener listeners[LISTENERS_MAX];
     static unsigned used;
-    struct listener *l = used < 2 ? &listeners[used++] : NULL;
+    struct listener *l = used < LISTENERS_MAX ? &listeners[used++] : NULL;
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (!l || fd < 0)
         return false;
@@ -59,6 +60,7 @@ bool listen_on(const char *name, void (*accepted)(int fd))
         rename(address.sun_path, name) < 0)
         return false;
     l->accepted = accepted;
+    l->peer = peer;
     l->pause.fire = go_on;
     loop_add(&l->src, fd, EPOLLIN, ready);
     return true;

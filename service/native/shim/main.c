@@ -256,7 +256,7 @@ int main(int argc, char **argv)
         watch_lifeline();
     if (!vmm_open_logs(o.console_max))
         fail("console.log, vmm.log");
-    if (!listen_on("control.sock", control_accept) || !listen_on("guest.sock", clients_accept))
+    if (!listen_on("control.sock", 0, control_accept) || !listen_on("guest.sock", 0, clients_accept) || !guest_listen())
         fail("control.sock, guest.sock");
     notify_ready(o.ready_fd);
     if (!vmm_spawn())

@@ -53,6 +53,7 @@ pid_t vmm_pid(void); /* 0: none */
 void vmm_reap(void); /* on SIGCHLD */
 
 /* guest.c: the link to the guest program */
+bool guest_listen(void);    /* for the guest program's knock; without a vsock there is none */
 void guest_connect(int fd); /* -1: over the vsock Unix socket, as soon as somebody listens there */
 void guest_disconnect(void);
 bool guest_is_up(void); /* the handshake is done */
@@ -80,5 +81,5 @@ void control_notify(void); /* the state has changed */
 size_t control_status(char *line, size_t size);
 
 /* listen.c */
-/* Listens on the Unix socket `name` in the current folder; `accepted` gets connections of uid 0 only. */
-bool listen_on(const char *name, void (*accepted)(int fd));
+/* Listens on the Unix socket `name` in the current folder; `accepted` gets connections of the uid `peer` only. */
+bool listen_on(const char *name, uid_t peer, void (*accepted)(int fd));
