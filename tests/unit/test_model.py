@@ -23,6 +23,12 @@ def test_defaults_come_from_the_host() -> None:
     assert (sizes.vcpu.origin, sizes.memory.origin, sizes.disk.origin) == ("host", "host", "built-in")
 
 
+def test_memory_by_the_host_is_of_whole_huge_pages() -> None:
+    host = HostSize(cpus=8, memory=8 * 993 * MIB + 12345, disk=100 * GIB)
+    assert resolve(Wish(), Wish(), host).memory.value == 992 * MIB
+    assert resolve(Wish(memory=993 * MIB), Wish(), host).memory.value == 993 * MIB
+
+
 def test_a_small_host_gets_the_floor() -> None:
     sizes = resolve(Wish(), Wish(), SMALL)
     assert (sizes.vcpu.value, sizes.memory.value) == (1, 512 * MIB)
