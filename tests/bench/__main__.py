@@ -67,7 +67,7 @@ def main() -> int:
         needed = any(PARTS[part].needs_image for part in args.parts)
         library = build_library(cache) if needed else cache / "library"
         with scratch(cache) as folder, running(folder / "host", library) as host:
-            bench = Bench(host, cache, folder, args.n, args.stock_n)
+            bench = Bench(host, cache, library, kvm, folder, args.n, args.stock_n)
             try:
                 for part in args.parts:
                     for text in PARTS[part].run(bench):

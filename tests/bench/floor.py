@@ -1,7 +1,7 @@
 """Floor A: the service's own VMM command line, started by hand, without bus, polkit, supervisor and network.
 
-Seed, disk, run folder and command line are made by the service's own modules, so that kernel, initrd, image and
-devices are those of `banger vm run`, but for the NIC. And what a VM's disk costs.
+Seed, disk, run folder and command line are made by the service's own modules (`Ground`), so that kernel, initrd, image
+and devices are those of `banger vm run`, but for the NIC. And what a VM's disk costs.
 """
 
 import asyncio
@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,8 @@ from typing import cast
 from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.launch import ROLES, Launcher
-from bangerd.core.ports import UnitSpec
+from bangerd.core.ports import Driver, UnitSpec
+from bangerd.host.caches import CacheFiles
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import HostFacts
 from bangerd.host.library import ImageLibrary
@@ -44,23 +46,27 @@ class Run:
     kernel_log: str  # of the guest, dmesg's
 
 
-class Floor:
-    """Cold boots. `folder` is its own, on the file system on which the service's state is; `state` has the images and
-    kernels that the service uses, as it has prepared them when it was started."""
+class Ground:
+    """What a VM needs that is started by hand. `folder` is its own, on the file system on which the service's state is;
+    `state` has the images and kernels that the service uses, as it has prepared them when it was started."""
 
-    def __init__(self, folder: Path, state: Path) -> None:
+    def __init__(
+        self, folder: Path, state: Path, make_vmm: "Callable[[Ground], Driver] | None" = None
+    ) -> None:
+        """`make_vmm`: another driver than QEMU's."""
         self.folder = folder
         self.host = HostFacts(())
         self.disks = DiskFiles(folder / "state", folder / "run")
         self.config = Config()
         self.library = ImageLibrary(state, libexec_dir=LIBEXEC, systemd=False)
-        self.vmm = Qemu(find_qemu(self.config.qemu_bin), self.disks, kvm=self.host.kvm()[0])
+        self.vmm = (make_vmm or qemu)(self)
         self.launcher = Launcher(self._ports())
         self.vm = self._new_vm()
 
     def _ports(self) -> Ports:
         made = SimpleNamespace(
             disks=self.disks,
+            caches=CacheFiles(self.folder / "state", self.disks),
             library=self.library,
             host=self.host,
             vmm=self.vmm,
@@ -91,42 +97,21 @@ class Floor:
             uid=self.config.uid_first,
         )
 
-    def machine(self) -> list[str]:
-        """QEMU's binary with the options that decide how fast its machine is, for other ways to boot one."""
-        argv = self._unit().argv
-        words = list(argv[argv.index("--") + 1 :])
-        picked = [words[0]]
-        for option in ("-M", "-accel", "-cpu", "-smp", "-m"):
-            at = words.index(option)
-            picked += words[at : at + 2]
-        return picked
-
-    def _unit(self) -> UnitSpec:
+    def unit(self) -> UnitSpec:
         return asyncio.run(self.launcher.unit(self.vm, None))
 
-    def run(self) -> Run:
-        """Raises RuntimeError."""
+    @contextmanager
+    def prepared(self) -> Iterator[Path]:
+        """The VM's run folder, with all that its VMM finds there; its disk is new."""
         image = self.launcher.image(self.vm.spec.image)
         seed = Seed(
             hostname="floor", disks=ROLES, init=image.init, entrypoint=image.entrypoint, env=image.env
         )
         asyncio.run(self._prepare(seed.encode()))
-        argv = without_network(self._unit().argv)
-        folder = self.disks.run_dir(self.vm)
-        start = time.time()
-        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=folder)
         try:
-            shim.appears(folder, "control.sock")
-            boot = shim.watch(folder)
-            shim.execute(folder, "true")
-            answered = time.time()
-            kernel_log = shim.execute(folder, "dmesg").decode("utf-8", "replace")
+            yield self.disks.run_dir(self.vm)
         finally:
-            process.terminate()  # ask the guest to power off, and
-            process.terminate()  # have it killed at once
-            process.wait()
             asyncio.run(self._remove())
-        return Run(start, boot, answered, kernel_log)
 
     async def _prepare(self, seed: bytes) -> None:
         await self.disks.ensure_disk(self.vm)
@@ -138,6 +123,42 @@ class Floor:
 
     def close(self) -> None:
         shutil.rmtree(self.folder)
+
+
+def qemu(ground: Ground) -> Qemu:
+    return Qemu(find_qemu(ground.config.qemu_bin), ground.disks, kvm=ground.host.kvm()[0])
+
+
+class Floor(Ground):
+    """Cold boots with QEMU and the shim."""
+
+    def machine(self) -> list[str]:
+        """QEMU's binary with the options that decide how fast its machine is, for other ways to boot one."""
+        argv = self.unit().argv
+        words = list(argv[argv.index("--") + 1 :])
+        picked = [words[0]]
+        for option in ("-M", "-accel", "-cpu", "-smp", "-m"):
+            at = words.index(option)
+            picked += words[at : at + 2]
+        return picked
+
+    def run(self) -> Run:
+        """Raises RuntimeError."""
+        argv = without_network(self.unit().argv)
+        with self.prepared() as folder:
+            start = time.time()
+            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=folder)
+            try:
+                shim.appears(folder, "control.sock")
+                boot = shim.watch(folder)
+                shim.execute(folder, "true")
+                answered = time.time()
+                kernel_log = shim.execute(folder, "dmesg").decode("utf-8", "replace")
+            finally:
+                process.terminate()  # ask the guest to power off, and
+                process.terminate()  # have it killed at once
+                process.wait()
+        return Run(start, boot, answered, kernel_log)
 
 
 def without_network(argv: Sequence[str]) -> list[str]:

@@ -1,4 +1,5 @@
-"""Inside a boot: what the guest kernel's log says about when things happened, on its own clock."""
+"""Inside a boot: what the guest kernel's log, and the guest program on the console, say about when things happened, on
+the guest's own clock."""
 
 import re
 
@@ -20,3 +21,19 @@ def stretches(kernel_log: str) -> dict[str, float]:
             found[name] = at - last
             last = at
     return found
+
+
+# What the guest program says on the console when it has set the guest up, and what that is called here.
+TOLD = {
+    "kernel": "guest kernel: until /init",
+    "modules": "guest program: modules",
+    "disks": "guest program: disks",
+    "configuration": "guest program: configuration",
+}
+
+
+def inside(console: str) -> dict[str, float]:
+    """Milliseconds of each stretch; empty when the guest program said nothing."""
+    line = re.search(r"^banger: kernel .*$", console, re.MULTILINE)
+    told = dict(re.findall(r"(\w+) (\d+) ms", line[0])) if line else {}
+    return {name: float(told[word]) for word, name in TOLD.items() if word in told}

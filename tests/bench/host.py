@@ -19,6 +19,7 @@ from tests.bench.stats import Series
 from tests.guest.machine import ALICE, Machine
 
 HERE = Path(__file__).parent
+QEMU = 'vmm = "qemu"\n'
 VMS = 1000  # as many as a machine may have when completion is measured
 
 
@@ -36,8 +37,8 @@ class TracedLayout(Layout):
 class BenchMachine(Machine):
     """A machine of the guest tests, traced, and with a way out for NAT."""
 
-    def __init__(self, name: str, folder: Path, library: Path) -> None:
-        super().__init__(name, folder, library, f"max_vms_per_user = {VMS + 10}\n{CONFIG}", RULE)
+    def __init__(self, name: str, folder: Path, library: Path, config: str) -> None:
+        super().__init__(name, folder, library, f"max_vms_per_user = {VMS + 10}\n{config}{CONFIG}", RULE)
         self.layout = TracedLayout(**{f.name: getattr(self.layout, f.name) for f in fields(Layout)})
         self.host = PrivateHost(self.layout)
 
@@ -110,15 +111,18 @@ class Host:
 
 
 @contextmanager
-def running(folder: Path, library: Path) -> Iterator[Host]:
-    """Such a host, with bangerd up and its state in `folder`. Everything is taken down afterwards."""
+def running(folder: Path, library: Path, config: str = QEMU) -> Iterator[Host]:
+    """Such a host, with bangerd up and its state in `folder`; `config` are lines of banger.toml that say which VMM.
+
+    Everything is taken down afterwards.
+    """
     # As installed: an unprivileged user cannot write compiled modules into a checkout of root's.
     for source in ("client", "service"):
         compileall.compile_dir(TOP / source, quiet=1)
     for kind in ("images", "kernels"):
         (library / kind).mkdir(parents=True, exist_ok=True)
     folder.mkdir(mode=0o711)
-    machine = BenchMachine(f"bgb{os.getpid()}", folder, library)
+    machine = BenchMachine(f"bgb{os.getpid()}-{folder.name}", folder, library, config)
     try:
         machine.start()
         yield Host(machine)

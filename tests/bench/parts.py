@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.bench import completion, images, imports, phases, shim, stock, workspace
+from tests.bench import boots, completion, images, imports, phases, shim, stock, workspace
 from tests.bench.floor import Floor, Run, disk_series
 from tests.bench.guest import stretches
 from tests.bench.host import HERE, Host
@@ -27,6 +27,8 @@ class Bench:
 
     host: Host
     cache: Path
+    library: Path
+    kvm: bool
     folder: Path
     n: int
     stock_n: int
@@ -232,6 +234,14 @@ def _phases(parts: Sheet, boots: Sheet, checks: int) -> Iterator[tuple[str, ...]
     yield f"of which {checks} polkit checks", *row[1:], ""
 
 
+def boot(bench: Bench) -> Iterator[str]:
+    """The same with each VMM that works here, turn by turn with the VMM alone."""
+    with boots.pairs(bench.folder, bench.library, bench.host, kvm=bench.kvm) as made:
+        sheets: list[Sheet] = []
+        yield from boots.measure(made, bench.n, sheets, bench.goals)
+        bench.keep(*sheets)
+
+
 def stock_(bench: Bench) -> Iterator[str]:
     """The stock way, turn by turn with `banger vm run`."""
     begun = time.monotonic()
@@ -272,6 +282,7 @@ PARTS = {
     "disk": Part(disk),
     "exec": Part(exec_),
     "run": Part(run),
+    "boot": Part(boot),
     "workspace": Part(workspace_),
     "pull": Part(pull),
     "stock": Part(stock_),

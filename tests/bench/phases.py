@@ -59,6 +59,7 @@ class Cold:
     checks: int
     total: float
     answered: float  # from the start until `true` had run
+    guest: dict[str, float]  # what the guest program told of its boot
 
 
 def traced(host: Host) -> Cold:
@@ -157,7 +158,7 @@ def timeline(
         hello,
         reply(call("ResolveSpec")).at,
         call("CreateVM").at,
-        taken["ENSURE_DISK"],
+        reply(call("CreateVM")).at,
         taken["ENSURE_RUN_DIR"],
         taken["ENSURE_TAP"],
         taken["START_UNIT"],
@@ -181,6 +182,7 @@ def timeline(
         len(checks),
         (run.end - run.start) * 1000,
         (call("Delete").at - run.start) * 1000,
+        boot.guest,
     )
 
 

@@ -3,12 +3,13 @@
 import re
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from banger import messages
 from bangerd.host.shims import parse_status
 from tests.bench.cpu import used_ms
+from tests.bench.guest import inside
 
 PATIENCE_S = 120.0
 POLL_S = 0.002
@@ -22,6 +23,7 @@ class Boot:
     configured: float  # the VMM has made its devices' sockets
     ready: float  # the guest program has set the guest up, and takes sessions
     cpu: float
+    guest: dict[str, float] = field(default_factory=dict)  # inside it, as its program told on the console
 
 
 def appears(folder: Path, pattern: str) -> Path:
@@ -58,9 +60,10 @@ def _vmm(status: str) -> int:
 
 def _boot(folder: Path, now: float, timings: dict[str, int], cpu: float) -> Boot:
     start = now - timings["ready"] / 1000
-    # QEMU makes its QMP socket when its command line is read and before it starts the machine.
-    qmp = (folder / "qmp.sock").lstat().st_ctime
-    return Boot(start + timings["spawn"] / 1000, qmp, now, cpu)
+    # Made when the VMM has read what its machine shall be, and before it starts that.
+    (made,) = (path for path in (folder / "qmp.sock", folder / "vsock.sock") if path.is_socket())
+    told = inside((folder / "console.log").read_text(errors="replace"))
+    return Boot(start + timings["spawn"] / 1000, made.lstat().st_ctime, now, cpu, told)
 
 
 def execute(folder: Path, *argv: str) -> bytes:

@@ -49,7 +49,6 @@ def cold_run(*, jobs: int = 2) -> list[Message]:
 
 def test_phases_add_up_to_the_whole_run() -> None:
     taken = {
-        "ENSURE_DISK": 2.5,
         "ENSURE_RUN_DIR": 2.75,
         "ENSURE_TAP": 3.0,
         "START_UNIT": 3.25,
