@@ -16,8 +16,8 @@ from bangerd.model.vm import MIB
 OLDEST = (1, 12)
 VSOCK, API, CONFIG, METRICS = "vsock.sock", "api.sock", "firecracker.json", "metrics.fifo"
 GUEST_CID = 3  # the first that is free for guests; each VMM has its own socket, so all can have the same
-# Of a keyboard controller there is what Ctrl-Alt-Del takes, and the reset line (reboot=k), which is how a guest's reboot
-# ends the VMM; so the rest is not looked for. Its interrupt is not a PC's, and only ACPI tells it: no i8042.nopnp.
+# Of a keyboard controller there is what Ctrl-Alt-Del takes, and the reset line (reboot=k), which is how a guest's
+# reboot ends the VMM; the rest is not looked for. Its interrupt, not a PC's, only ACPI tells: no i8042.nopnp.
 CMDLINE = "reboot=k i8042.noaux i8042.nomux i8042.dumbkbd"
 
 

@@ -21,8 +21,8 @@ from bangerd.workers import archive, reports, vmlinux
 from bangerd.workers.reports import Reports, WorkerError
 
 # What the guest program needs before it can reach a module on the modules disk, for both VMMs: disks, the
-# guest channel, the overlay, the network. The buses come first: the guest program leaves out what it then finds no device
-# for. What these depend on comes by itself, what is built in is left out.
+# guest channel, the overlay, the network. The buses come first: of the rest the guest program leaves out what it
+# then finds no device for. What these depend on comes by itself, what is built in is left out.
 WANTED = (
     "virtio_pci",
     "virtio_mmio",
