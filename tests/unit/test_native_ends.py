@@ -94,7 +94,8 @@ def test_a_vmm_that_does_not_stop_is_killed_when_its_time_is_over(start_shim: St
     assert shim.control("STOP 0.5") == "OK\n"  # the sooner one counts
     assert shim.wait() == 0
     assert 0.4 < time.monotonic() - started < 20
-    assert shim.record() | {"at": ""} == {"reason": "stop", "status": "137", "ready": "0", "at": ""}
+    record = {"reason": "stop", "status": "137", "signal": "9", "ready": "0", "at": ""}
+    assert shim.record() | {"at": ""} == record
 
 
 def test_stop_while_the_guest_boots_reaches_it_when_it_is_up(start_shim: StartShim, native: Path) -> None:
@@ -145,7 +146,9 @@ def test_a_guest_that_ends_by_itself(chain: Shim) -> None:
     session.send(exec_message(sh("kill -TERM $PPID; sleep 1000")))
     assert session.finish().exit is None
     assert chain.wait() == 0
-    assert chain.record() | {"at": ""} == {"reason": "poweroff", "status": "0", "ready": "1", "at": ""}
+    assert chain.record() | {"at": ""} == {
+            "reason": "poweroff", "status": "0", "signal": "0", "ready": "1", "at": ""
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -155,6 +158,9 @@ def test_a_guest_that_ends_by_itself(chain: Shim) -> None:
         (["/etc/passwd"], ("vmm-failed", "127"), 1, "Permission denied"),
         (sh("echo no such option >&2; exit 3"), ("vmm-failed", "3"), 1, "no such option\n"),
         (sh("kill -SEGV $$"), ("vmm-failed", "139"), 1, ""),
+        (sh("printf 'Kernel panic - not '; echo 'syncing: why'"), ("panic", "0"), 0, ""),
+        (sh("echo Kernel panic - not; echo syncing"), ("poweroff", "0"), 0, ""),
+        (sh("echo Kernel panic - not syncing; kill -KILL $$"), ("vmm-failed", "137"), 1, ""),
         (["true"], ("poweroff", "0"), 0, ""),
     ],
 )
@@ -166,6 +172,16 @@ def test_a_vmm_that_ends_at_once(
     record = shim.record()
     assert (record["reason"], record["status"], record["ready"]) == (*end, "0")
     assert log in shim.path("vmm.log").read_text()
+
+
+def test_a_vmm_that_is_killed_while_it_shall_stop_has_failed(start_shim: StartShim) -> None:
+    """systemd asks a unit to stop of which the kernel has killed a part, and that was not asked for."""
+    shim = start_shim(vmm=["sleep", "1000"])
+    vmm = int(shim.status()["vmm"])
+    assert shim.control("STOP 60") == "OK\n"
+    os.kill(vmm, signal.SIGKILL)
+    assert shim.wait() == 1
+    assert (shim.record()["reason"], shim.record()["signal"]) == ("vmm-failed", "9")
 
 
 def test_nothing_of_the_vmm_outlives_a_killed_shim(chain: Shim) -> None:

@@ -6,11 +6,13 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from tests.landlock import landlock_version
+from tests.patience import until
 from tests.unit.native_protocol import (
     Shim,
     connect,
@@ -320,6 +322,45 @@ def test_a_kernel_that_halts_ends_the_vm(start_shim: StartShim) -> None:
     shim = start_shim(vmm=sh(f"echo reboot: System; {script}"))
     assert shim.wait() == 0
     assert (shim.record()["reason"], shim.record()["status"]) == ("poweroff", "137")
+
+
+def test_a_kernel_that_panicked_for_good_ends_the_vm(start_shim: StartShim) -> None:
+    script = "echo 'Kernel panic - not syncing: why'; printf -- '[ 1.5] ---[ end Kernel'; sleep 0.2"
+    shim = start_shim(vmm=sh(f"{script}; printf -- ' panic - not syncing: why ]---\\n'; exec sleep 1000"))
+    assert shim.wait() == 0
+    assert (shim.record()["reason"], shim.record()["signal"]) == ("panic", "9")
+
+
+BAD_VSOCK = """
+import socket, sys, time
+server = socket.socket(socket.AF_UNIX)
+server.bind("v.sock"); server.listen()
+print("listening", flush=True)
+kept = []
+while True:
+    peer, _ = server.accept()
+    kept.append(peer)
+    if sys.argv[1]:
+        peer.sendall(sys.argv[1].encode())
+"""
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("", "does not answer CONNECT"),
+        ("NO\x1b[2J\n", "answered CONNECT with NO?[2J"),
+        ("x" * 100, "answered CONNECT with " + "x" * 32),
+    ],
+)
+def test_a_vsock_that_is_none_is_told_once(start_shim: StartShim, answer: str, words: str) -> None:
+    shim = start_shim(vmm=[sys.executable, "-I", "-c", BAD_VSOCK, answer], channel="vsock:v.sock")
+    assert shim.status()["state"] == "booting"
+    said = until(shim.path("vmm.log").read_text, "word of it", 20)
+    time.sleep(1.5)  # for another try
+    assert shim.path("vmm.log").read_text() == said == f"banger-shim: the VMM's socket v.sock {words}\n"
+    assert shim.control("KILL") == "OK\n"
+    assert shim.wait() == 0
 
 
 def test_sockets_of_the_last_run_are_out_of_the_way(start_shim: StartShim, folder: Path) -> None:

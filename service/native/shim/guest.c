@@ -21,6 +21,7 @@ enum {
     HELLO_MIN_MS = 1000, /* a guest that sends rubbish costs no more than one handshake a second */
     CONNECT_RETRY_MS = 1000, /* the guest program knocks when it listens; this is for one that cannot */
     KNOCK_PORT = 1024,
+    VSOCK_ANSWER_MS = 5000, /* Firecracker gives a guest 2 s */
     VSOCK_ANSWER_MAX = 32,
 };
 
@@ -210,6 +211,29 @@ static void connected(int fd)
     hello();
 }
 
+static void retry(void);
+
+/* Once: it may go on so for as long as the VM runs. */
+static void blame(const char *what, size_t n)
+{
+    static bool blamed;
+    char text[128];
+    if (blamed)
+        return;
+    blamed = true;
+    for (size_t i = 0; i < n; i++)
+        answer[i] = isprint((unsigned char)answer[i]) ? answer[i] : '?';
+    snprintf(text, sizeof text, "the VMM's socket %.40s %s%.*s", shim.vsock_name, what, (int)n, answer);
+    vmm_say(text);
+}
+
+static void unanswered(struct timer *t)
+{
+    (void)t;
+    blame("does not answer CONNECT", 0);
+    retry();
+}
+
 static void retry(void)
 {
     loop_close(&greeting);
@@ -254,14 +278,21 @@ static void greeted(struct source *s, uint32_t events)
             int fd = dup(s->fd);
             bool fine = answer_length >= 3 && memcmp(answer, "OK ", 3) == 0 && fd >= 0;
             loop_close(s);
-            if (fine)
+            if (fine) {
+                timer_cancel(&connect_timer);
                 connected(fd);
-            else
-                retry();
+                return;
+            }
+            if (fd >= 0)
+                close(fd);
+            blame("answered CONNECT with ", answer_length);
+            retry();
             return;
         }
         answer[answer_length++] = c;
     }
+    if (answer_length == sizeof answer)
+        blame("answered CONNECT with ", answer_length);
     retry();
 }
 
@@ -284,8 +315,11 @@ static void connect_vsock(struct timer *t)
     if (connect(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
         send(fd, request, sizeof request - 1, MSG_NOSIGNAL) != (ssize_t)sizeof request - 1)
         retry();
-    else
+    else {
         loop_want(&greeting, EPOLLIN);
+        connect_timer.fire = unanswered;
+        timer_set(&connect_timer, VSOCK_ANSWER_MS);
+    }
 }
 
 void guest_connect(int fd)

@@ -35,7 +35,7 @@ static struct source signals, lifeline = {.fd = -1};
 static struct timer stop_timer, reboot_timer, flush_timer;
 static uint64_t reboots[REBOOTS_MAX];
 static unsigned reboot_count;
-static bool reboot_wanted, failed, recorded;
+static bool reboot_wanted, panicked, failed, recorded;
 
 int64_t shim_elapsed_ms(void)
 {
@@ -123,17 +123,27 @@ void shim_guest_halted(void)
     vmm_kill();
 }
 
+void shim_guest_panicked(bool stays)
+{
+    panicked = true;
+    if (!stays)
+        return;
+    ask(END_PANIC);
+    vmm_kill();
+}
+
 static void flush_over(struct timer *t)
 {
     (void)t;
     loop_quit();
 }
 
-static void end(enum end_reason reason, int status)
+static void end(enum end_reason reason, int status, int signal)
 {
+    struct record record = {reason, status, signal, shim.ever_ready};
     shim.ended = true;
     failed = reason == END_FAILED;
-    recorded = record_write(reason, status, shim.ever_ready);
+    recorded = record_write(&record);
     clients_end();
     flush_timer.fire = flush_over;
     timer_set(&flush_timer, FLUSH_MS);
@@ -147,7 +157,7 @@ static bool respawn(void)
         return false;
     *oldest = now;
     reboot_count++;
-    reboot_wanted = false;
+    reboot_wanted = panicked = false;
     shim.facts = (struct facts){.spawn_ms = -1, .hello_ms = -1, .ready_ms = -1};
     shim_set_state(VM_BOOTING);
     return vmm_spawn();
@@ -155,16 +165,22 @@ static bool respawn(void)
 
 void shim_vmm_ended(int wait_status)
 {
-    int status = WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status) : WEXITSTATUS(wait_status);
+    int signal = WIFSIGNALED(wait_status) ? WTERMSIG(wait_status) : 0;
+    int status = signal ? 128 + signal : WEXITSTATUS(wait_status);
+    bool crashed = signal && !vmm_was_killed();
     timer_cancel(&stop_timer);
     timer_cancel(&reboot_timer);
     if (reboot_wanted) {
         if (!respawn())
-            end(END_FAILED, status);
+            end(END_FAILED, status, signal);
+    } else if (crashed) { /* even if it was to end: systemd asks a unit to stop of which the kernel killed a part */
+        end(END_FAILED, status, signal);
     } else if (shim.asked != END_NONE) {
-        end(shim.asked, status);
+        end(shim.asked, status, signal);
+    } else if (panicked) {
+        end(END_PANIC, status, signal);
     } else { /* an image's init that tells nobody is no failure of the VMM */
-        end(status ? END_FAILED : END_POWEROFF, status);
+        end(status ? END_FAILED : END_POWEROFF, status, signal);
     }
 }
 
@@ -260,7 +276,7 @@ int main(int argc, char **argv)
         fail("control.sock, guest.sock");
     notify_ready(o.ready_fd);
     if (!vmm_spawn())
-        end(END_FAILED, 127);
+        end(END_FAILED, 127, 0);
     loop_run(after);
     if (recorded) { /* a socket without a record tells bangerd that the end is not known */
         unlink("control.sock");

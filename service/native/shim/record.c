@@ -37,16 +37,16 @@ bool record_pid(int fd)
     return dprintf(fd, "%d %llu\n", getpid(), start_time()) > 0;
 }
 
-bool record_write(enum end_reason reason, int status, bool ready)
+bool record_write(const struct record *r)
 {
-    static const char *const names[] = {"", "poweroff", "stop", "kill", "lifeline", "vmm-failed"};
+    static const char *const names[] = {"", "poweroff", "stop", "kill", "lifeline", "vmm-failed", "panic"};
     static const char temporary[] = ".exit.new";
     unlink(temporary);
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0644);
     if (fd < 0)
         return false;
-    int n = dprintf(fd, "reason=%s status=%d ready=%d at=%lld\n", names[reason], status, ready,
-                    (long long)time(NULL));
+    int n = dprintf(fd, "reason=%s status=%d signal=%d ready=%d at=%lld\n", names[r->reason], r->status, r->signal,
+                    r->ready, (long long)time(NULL));
     close(fd);
     return n > 0 && rename(temporary, RECORD_NAME) == 0;
 }

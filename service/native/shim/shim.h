@@ -8,7 +8,7 @@
 
 enum vm_state { VM_BOOTING, VM_READY, VM_STOPPING, VM_REBOOTING };
 
-enum end_reason { END_NONE, END_POWEROFF, END_STOP, END_KILL, END_LIFELINE, END_FAILED };
+enum end_reason { END_NONE, END_POWEROFF, END_STOP, END_KILL, END_LIFELINE, END_FAILED, END_PANIC };
 
 enum { SESSIONS_MAX = 256, PORTS_TEXT_MAX = 512 };
 
@@ -42,6 +42,8 @@ bool shim_reboot(void);
 void shim_guest_leaves(bool reboot);
 /* Its kernel has stopped for good, and the VMM has no way to notice. */
 void shim_guest_halted(void);
+/* Its kernel has panicked; if it `stays` so, it does not reset the machine either. */
+void shim_guest_panicked(bool stays);
 /* The VMM has ended with `status` as waitpid gives it. */
 void shim_vmm_ended(int status);
 
@@ -49,6 +51,8 @@ void shim_vmm_ended(int status);
 /* Starts the VMM. False: it could not be run; the reason stands in vmm.log. */
 bool vmm_spawn(void);
 void vmm_kill(void);
+bool vmm_was_killed(void); /* by vmm_kill() */
+void vmm_say(const char *text); /* a line of the shim's own in vmm.log */
 pid_t vmm_pid(void); /* 0: none */
 void vmm_reap(void); /* on SIGCHLD */
 

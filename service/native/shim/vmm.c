@@ -27,6 +27,7 @@ struct stream {
 static struct stream console = {.src.fd = -1, .log = {.name = "console.log", .rotate = true}};
 static struct stream messages = {.src.fd = -1, .log = {.name = "vmm.log", .max = VMM_LOG_MAX}};
 static pid_t pid;
+static bool killed;
 
 bool vmm_open_logs(size_t console_max)
 {
@@ -35,19 +36,47 @@ bool vmm_open_logs(size_t console_max)
     return log_open(&console.log) && log_open(&messages.log);
 }
 
-/* A kernel that cannot power its machine off says this, whatever its console's level, and stops. Firecracker has no
- * power switch: it would go on for ever with nothing to run. No letter of the text occurs again as its first. */
-static void look_for_halt(const uint8_t *text, size_t n)
+static void panicked(void)
 {
-    static const char halted[] = "reboot: System halted";
-    static size_t matched;
+    shim_guest_panicked(false);
+}
+
+static void stays_panicked(void)
+{
+    shim_guest_panicked(true);
+}
+
+/* What a kernel says at its end, whatever its console's level. No letter of a text occurs again as its first. */
+static struct phrase {
+    const char *text;
+    void (*heard)(void);
+    size_t matched;
+} phrases[] = {
+    /* It cannot power its machine off, and stops. Firecracker has no power switch: it would go on for ever. */
+    {.text = "reboot: System halted", .heard = shim_guest_halted},
+    {.text = "Kernel panic - not syncing", .heard = panicked},
+    /* The last line of one that shall not restart (panic=0). */
+    {.text = "[ end Kernel panic - not syncing", .heard = stays_panicked},
+};
+
+static void listen_in(struct phrase *p, const uint8_t *text, size_t n)
+{
     for (size_t i = 0; i < n; i++) {
-        matched = text[i] == halted[matched] ? matched + 1 : text[i] == halted[0];
-        if (!halted[matched]) {
-            matched = 0;
-            shim_guest_halted();
+        p->matched = text[i] == p->text[p->matched] ? p->matched + 1 : text[i] == p->text[0];
+        if (!p->text[p->matched]) {
+            p->matched = 0;
+            p->heard();
         }
     }
+}
+
+static void take(struct stream *st, const uint8_t *chunk, size_t n)
+{
+    log_write(&st->log, chunk, n);
+    if (st != &console)
+        return;
+    for (size_t i = 0; i < sizeof phrases / sizeof *phrases; i++)
+        listen_in(&phrases[i], chunk, n);
 }
 
 static void stream_ready(struct source *s, uint32_t events)
@@ -57,9 +86,7 @@ static void stream_ready(struct source *s, uint32_t events)
     ssize_t n = read(s->fd, chunk, sizeof chunk);
     (void)events;
     if (n > 0) {
-        log_write(&st->log, chunk, (size_t)n);
-        if (st == &console)
-            look_for_halt(chunk, (size_t)n);
+        take(st, chunk, (size_t)n);
     } else if (n == 0 || (errno != EAGAIN && errno != EINTR))
         loop_close(s);
 }
@@ -72,17 +99,24 @@ static void drain(struct stream *st)
     for (int i = 0; i < 64 && n > 0 && st->src.fd >= 0; i++) {
         n = read(st->src.fd, chunk, sizeof chunk);
         if (n > 0)
-            log_write(&st->log, chunk, (size_t)n);
+            take(st, chunk, (size_t)n);
     }
     loop_close(&st->src);
 }
 
+void vmm_say(const char *text)
+{
+    char line[600];
+    int n = snprintf(line, sizeof line, "banger-shim: %.560s\n", text);
+    if (n > 0)
+        log_write(&messages.log, line, (size_t)n);
+}
+
 static void say_failed(const char *what, int error)
 {
-    char line[512];
-    int n = snprintf(line, sizeof line, "banger-shim: cannot %s %.400s: %s\n", what, shim.vmm_argv[0], strerror(error));
-    if (n > 0)
-        log_write(&messages.log, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
+    char text[512];
+    snprintf(text, sizeof text, "cannot %s %.400s: %s", what, shim.vmm_argv[0], strerror(error));
+    vmm_say(text);
 }
 
 /* In the child: descriptors 0 to 2 and, with a socket, 3; no others, and no environment. Returns only if the VMM cannot
@@ -131,6 +165,7 @@ static void close_both(const int pair[2])
 
 bool vmm_spawn(void)
 {
+    killed = false;
     if (shim.vsock_name)
         unlink(shim.vsock_name);
     for (const char *const *name = shim.unlinks; *name; name++)
@@ -175,8 +210,15 @@ bool vmm_spawn(void)
 
 void vmm_kill(void)
 {
-    if (pid)
-        kill(-pid, SIGKILL); /* its session: a VMM given as a script may have children */
+    if (!pid)
+        return;
+    killed = true;
+    kill(-pid, SIGKILL); /* its session: a VMM given as a script may have children */
+}
+
+bool vmm_was_killed(void)
+{
+    return killed;
 }
 
 pid_t vmm_pid(void)
