@@ -61,6 +61,9 @@ class FakeSupervisor:
     async def observe(self, sid: str) -> Unit:
         return self._world.units.get(sid, Unit.ABSENT)
 
+    async def lacked_memory(self, sid: str) -> bool:
+        return self._world.memory_lacked
+
     async def list_sids(self) -> frozenset[str]:
         return frozenset(sid for sid, unit in self._world.units.items() if unit is not Unit.ABSENT)
 
@@ -111,8 +114,11 @@ class FakeShims:
             raise WrongState(f"VM '{vm.name}' has no console log")
         return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
 
-    def log_tail(self, vm: VM, lines: int) -> tuple[str, ...]:
-        return ("Kernel panic - not syncing",) if not self._world.boots else ()
+    def console_tail(self, vm: VM) -> tuple[str, ...]:
+        return self._world.console
+
+    def vmm_tail(self, vm: VM) -> tuple[str, ...]:
+        return self._world.vmm_words
 
 
 class FakeDisks:
@@ -325,7 +331,7 @@ class FakeHost:
         return 32 * GIB
 
     def kvm(self) -> tuple[bool, str]:
-        return True, "fake"
+        return self._world.kvm
 
     def new_host_key(self) -> tuple[str, str]:
         return "the private key\n", "ssh-ed25519 AAAAfake"

@@ -20,6 +20,9 @@ class FakeVMM:
     async def plan(self, launch: Launch) -> Plan:
         return Plan(("vmm", launch.vm.sid), ("/dev/kvm",), 64 * 2**20, "fd")
 
+    def meaning(self, status: int) -> str:
+        return "it said so" if status == 152 else ""
+
     async def pause(self, vm: VM) -> None:
         self._world.effect("pause", vm.sid)
         self._world.guests[vm.sid].paused = True
@@ -29,6 +32,7 @@ class FakeVMM:
         self._world.guests[vm.sid].paused = False
 
     async def paused(self, vm: VM) -> bool:
+        self._world.effect("paused", vm.sid)
         return vm.sid in self._world.guests and self._world.guests[vm.sid].paused
 
     async def power_button(self, vm: VM) -> None:

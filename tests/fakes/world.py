@@ -59,6 +59,10 @@ class World:
     boots: bool = True  # guests come up
     stops: bool = True  # guests heed a request to power off
     heeds_button: bool = False  # ... or the power button
+    kvm: tuple[bool, str] = (True, "fake")
+    console: tuple[str, ...] = ()
+    vmm_words: tuple[str, ...] = ()
+    memory_lacked: bool = False  # what the supervisor says of a unit that failed
     broken: dict[str, Exception] = field(default_factory=dict)  # effect name -> what it raises
     log: list[str] = field(default_factory=list)
     images: list[Image] = field(default_factory=lambda: [IMAGE])

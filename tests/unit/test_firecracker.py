@@ -25,6 +25,8 @@ from bangerd.model.vm import GIB, MIB, VM, Desired, VMSpec
 
 ME = os.getuid()
 
+BINARY = Path("/bin/true")
+
 
 def a_vm(**changes: Any) -> VM:
     spec = VMSpec(image="i", kernel="k", vcpu=3, memory=512 * MIB, disk=GIB)
@@ -213,7 +215,10 @@ async def test_a_refusal_has_the_reason_and_nothing_a_terminal_would_act_on(star
     ("answer", "why"),
     [
         (b"", "broke off"),
-        (b"SSH-2.0-OpenSSH\r\n\r\n", "broke off"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", "no HTTP"),
+        (b"HTTP/1.1 999 Odd\r\n\r\n", "no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "no HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", "more than 65536 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),
         (b"HTTP/1.1 200 " + b"x" * 100_000, "broke off"),
         (http("200 OK", "{" * 1000), "no JSON"),

@@ -141,7 +141,7 @@ def test_only_a_program_that_root_alone_can_change_is_run(tmp_path: Path) -> Non
         firecracker.check_binary(path)
     with mode(folder, 0o777), pytest.raises(HostNotReady, match="others than root can change .*/bin; chown"):
         firecracker.check_binary(path)
-    with mode(path, 0o644), pytest.raises(HostNotReady, match="is no program"):
+    with mode(path, 0o644), pytest.raises(HostNotReady, match="it is not executable"):
         firecracker.check_binary(path)
     with mode(path, 0o1777), pytest.raises(HostNotReady, match="others than root can change .*/fc; chown"):
         firecracker.check_binary(path)

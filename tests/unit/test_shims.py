@@ -162,7 +162,7 @@ async def test_a_log_that_is_not_the_vms_own(shims: ShimClients, tmp_path: Path,
             log.mkdir()
     with pytest.raises(WrongState):
         shims.open_log(A_VM)
-    assert shims.log_tail(A_VM, 5) == ()
+    assert shims.console_tail(A_VM) == ()
 
 
 async def test_the_log(shims: ShimClients, tmp_path: Path) -> None:
@@ -170,7 +170,9 @@ async def test_the_log(shims: ShimClients, tmp_path: Path) -> None:
     descriptor = shims.open_log(A_VM)
     assert stat.S_ISREG(os.fstat(descriptor).st_mode)
     os.close(descriptor)
-    assert shims.log_tail(A_VM, 2) == ("two\N{REPLACEMENT CHARACTER}", "three")
+    assert shims.console_tail(A_VM) == ("one", "two\N{REPLACEMENT CHARACTER}", "three")
+    (tmp_path / "vmm.log").write_bytes(b"\x1b]0;title\x07cannot\n")
+    assert shims.vmm_tail(A_VM) == ("cannot",)
 
 
 async def test_exit_records_are_found(shims: ShimClients, tmp_path: Path) -> None:

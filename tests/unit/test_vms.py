@@ -70,7 +70,7 @@ async def test_created_but_not_started() -> None:
 
 
 async def test_a_guest_that_does_not_boot(monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(boots=False)
+    world = World(boots=False, console=("Kernel panic - not syncing",))
     async with Service(world) as service:
         monkeypatch.setattr(service.vms._effects, "patience_s", lambda _step: 0.01)
         with pytest.raises(GuestFailed, match=r"(?s)did not answer.*vm logs web.*Kernel panic"):

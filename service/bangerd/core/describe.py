@@ -50,6 +50,7 @@ class Describer:
             "ephemeral": vm.ephemeral,
             "created_at": vm.created_at,
             "error": vm.last_error,
+            "end_reason": machine.seen.exit.reason.value if machine.seen.exit is not None else "",
             "vmm": driver.name,
             "accelerator": driver.accelerator,
             "capabilities": sorted(map(str, driver.capabilities)),

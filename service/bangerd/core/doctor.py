@@ -51,6 +51,13 @@ class Doctor:
         text = f"{vmm.name} with {vmm.accelerator}: {reason}"
         if works:
             return Check("vmm", "ok", text)
+        if vmm.accelerator == "kvm":
+            return Check(
+                "vmm",
+                "failed",
+                f"{vmm.name} with kvm, but KVM does not work any more: {why}",
+                "no VM can be started; mend that, or `systemctl restart banger` to have the VMM chosen anew",
+            )
         return Check("vmm", "warning", text, "guests run, but slowly; enable virtualization in the firmware")
 
     def _sizes(self) -> Check:

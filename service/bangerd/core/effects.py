@@ -4,7 +4,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bangerd.config import Config
@@ -23,12 +23,14 @@ from bangerd.core.ports import (
     VMStore,
 )
 from bangerd.model.errors import BangerError, GuestFailed, StepFailed
-from bangerd.model.lifecycle import Step
-from bangerd.model.vm import VM, Observed, Unit
+from bangerd.model.lifecycle import Ending, Step
+from bangerd.model.vm import VM, ExitReason, ExitRecord, Observed, Unit
 
 log = logging.getLogger(__name__)
 
-CONSOLE_LINES = 6
+CONSOLE_LINES, VMM_LINES = 6, 4
+PANIC = "Kernel panic - not syncing"
+SAID = "; it said"
 UNIT_PATIENCE_S = 60.0
 
 
@@ -82,8 +84,8 @@ class Effects:
     async def reached(self, point: str) -> None:
         await self._ports.hook(point)
 
-    async def observe(self, vm: VM, *, ask_paused: bool) -> Observed:
-        """Everything that next_step wants to know, read from the host now."""
+    async def observe(self, vm: VM) -> Observed:
+        """What next_step wants to know, read from the host now; but is_paused(), which only the VMM can say."""
         ports = self._ports
         unit = await ports.supervisor.observe(vm.sid)
         active = unit is Unit.ACTIVE
@@ -98,9 +100,20 @@ class Effects:
             caches_lent=bool(lent),
             caches_missing=not lent.issuperset(vm.spec.caches.values()),
             ready=ready,
-            paused=ready and ask_paused and await ports.vmm.of(vm).paused(vm),
-            exit=ports.shims.read_exit(vm) if unit in (Unit.ABSENT, Unit.FAILED) else None,
+            exit=await self._exit(vm, unit),
         )
+
+    async def _exit(self, vm: VM, unit: Unit) -> ExitRecord | None:
+        if unit not in (Unit.ABSENT, Unit.FAILED):
+            return None
+        record = self._ports.shims.read_exit(vm)
+        if record is None or unit is Unit.ABSENT or not record.killed:
+            return record
+        return replace(record, memory_killed=await self._ports.supervisor.lacked_memory(vm.sid))
+
+    async def is_paused(self, vm: VM) -> bool:
+        """Raises StepFailed when the VMM does not say."""
+        return await self._ports.vmm.of(vm).paused(vm)
 
     async def _is_ready(self, vm: VM) -> bool:
         self._ports.shims.attach(vm)
@@ -146,7 +159,10 @@ class Effects:
 
     async def _resume(self, vm: VM) -> None:
         await self._ports.vmm.of(vm).resume(vm)
-        await self._ports.shims.set_clock(vm)  # it stood still
+        try:
+            await self._ports.shims.set_clock(vm)  # it stood still
+        except GuestFailed as exc:  # it runs, as was wanted
+            log.warning("the clock of '%s' is behind: %s", vm.name, exc)
 
     async def _ask_to_stop(self, vm: VM) -> None:
         await self._ports.shims.stop(vm, self._ports.config.stop_timeout_s)
@@ -181,13 +197,43 @@ class Effects:
     def too_slow(self, vm: VM, step: Step) -> BangerError:
         if step is Step.AWAIT_READY:
             limit = self._ports.config.boot_timeout_s
-            return GuestFailed(self.with_console(vm, f"the guest did not answer within {limit:g} s"))
+            return GuestFailed(f"the guest did not answer within {limit:g} s" + self._both(vm))
         return StepFailed(f"the unit of '{vm.name}' neither started nor ended within {UNIT_PATIENCE_S:g} s")
 
-    def with_console(self, vm: VM, text: str) -> str:
-        """`text` with the console's last lines, which say most about a guest that failed."""
-        tail = self._ports.shims.log_tail(vm, CONSOLE_LINES)
-        shown = "".join(f"\n  | {line}" for line in tail)
-        return f"{text}; `banger vm logs {vm.name}` shows its console" + (
-            f", which ends:{shown}" if shown else ""
+    def told(self, vm: VM, end: Ending, *, stays: bool) -> str:
+        """Why a run has ended, with the last words of who knows most: the VMM, or the guest's console.
+
+        `stays`: whether the VM will be there to be looked at.
+        """
+        if not end.error or end.record is None:
+            return end.error
+        text, shims = end.error, self._ports.shims
+        if end.record.reason in (ExitReason.VMM_FAILED, ExitReason.LOST):
+            meaning = "" if end.record.signal else self._ports.vmm.of(vm).meaning(end.record.status)
+            text += f" ({meaning})" if meaning else ""
+            return text + _quoted(SAID, shims.vmm_tail(vm)[-VMM_LINES:])
+        if end.record.reason is not ExitReason.PANIC:
+            return text + self._console(vm, stays=stays)
+        lines = shims.console_tail(vm)
+        at = next((n for n in reversed(range(len(lines))) if PANIC in lines[n]), len(lines) - 1)
+        reason = lines[at].partition(PANIC)[2].strip(": ") if lines else ""
+        text += f": {reason}" if reason else ""
+        return text + self._console(vm, lines[: at + 1], stays=stays)
+
+    def _console(self, vm: VM, lines: Sequence[str] | None = None, *, stays: bool = True) -> str:
+        lines = self._ports.shims.console_tail(vm) if lines is None else lines
+        hint = f"; `banger vm logs {vm.name}` shows its console" if stays else ""
+        return hint + _quoted("; at the end of its console", lines[-CONSOLE_LINES:])
+
+    def _both(self, vm: VM) -> str:
+        words = self._ports.shims.vmm_tail(vm)[-VMM_LINES:]
+        if not words:
+            return self._console(vm)
+        title = (
+            f"; `banger vm logs {vm.name}` shows its console; the last words of its VMM and of its console"
         )
+        return _quoted(title, (*words, *self._ports.shims.console_tail(vm)[-CONSOLE_LINES:]))
+
+
+def _quoted(title: str, lines: Sequence[str]) -> str:
+    return "".join((title, ":", *(f"\n  | {line}" for line in lines))) if lines else ""

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bangerd.core.ports import Disk, Launch, UnitSpec, disk_roles
-from bangerd.model.errors import InvalidSpec, NoSuchImage, NoSuchKernel
+from bangerd.model.errors import HostNotReady, InvalidSpec, NoSuchImage, NoSuchKernel
 from bangerd.model.image import Image, Kernel
 from bangerd.model.reference import parse
 from bangerd.model.seed import Seed
@@ -86,7 +86,8 @@ class Launcher:
             for path, role in zip(files, disk_roles(vm), strict=True)
         )
         elf = ports.library.elf_path(self.kernel(vm.spec.kernel))
-        launch = Launch(vm, run_dir, kernel, elf, initrd, CMDLINE, disks, kvm=ports.host.kvm()[0])
+        self.check_kvm()
+        launch = Launch(vm, run_dir, kernel, elf, initrd, CMDLINE, disks, kvm=ports.vmm.accelerator == "kvm")
         plan = await ports.vmm.plan(launch)
         shim = [str(ports.shim), "--dir", str(run_dir), "--channel", plan.channel]
         shim += [word for name in plan.sockets for word in ("--unlink", name)]
@@ -108,6 +109,15 @@ class Launcher:
             files=plan.files,
             lifeline=lifeline,
         )
+
+    def check_kvm(self) -> None:
+        """Raises HostNotReady when the driver was chosen for KVM, and that has been taken away since."""
+        works, why = self._ports.host.kvm()
+        if self._ports.vmm.accelerator == "kvm" and not works:
+            raise HostNotReady(
+                f"KVM does not work any more: {why}; mend that, or have the service choose its VMM anew with"
+                " `systemctl restart banger`, which lets VMs that run go on"
+            )
 
     def _cache_sizes(self, vm: VM) -> list[int]:
         names = vm.spec.caches.values()

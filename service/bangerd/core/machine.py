@@ -15,6 +15,9 @@ from bangerd.model.vm import VM, Desired, Observed, VMState
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S, RETRY_LAST_S = 1.0, 60.0
+LOOK_S = 3.0  # a VMM that does not answer does not keep the service from its start
+SILENCE_S = 30.0  # for which a VMM that did not answer is not asked again
+LAST_WORDS_S = 10.0  # for which a VM of `vm run --rm` that failed is kept, for its client to read why
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,8 @@ class Machine:
         self._trouble: BangerError | None = None  # why the goal cannot be reached
         self._on_step: Callable[[Step], None] | None = None
         self._maybe_paused = True  # unknown until asked once
+        self._silent_until = 0.0  # loop time before which the VMM is not asked again
+        self._words_read = False  # nobody will ask any more why this VM of `vm run --rm` failed
         self._last_state: VMState | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -56,8 +61,9 @@ class Machine:
     async def look(self) -> None:
         """See how things are before anybody asks: a service that was restarted knows its guests at once."""
         try:
-            await self._observe()
-        except BangerError as exc:  # the task tries again, and says so if it matters
+            async with asyncio.timeout(LOOK_S):
+                await self._observe()
+        except (BangerError, TimeoutError) as exc:  # the task tries again, and says so if it matters
             log.warning("%s cannot be looked at: %s", self.vm.name, exc)
 
     async def close(self) -> None:
@@ -131,6 +137,8 @@ class Machine:
                 if await self._converge():
                     return
                 pause, again = RETRY_FIRST_S, False
+                if self._speaks_its_last:
+                    asyncio.get_running_loop().call_later(LAST_WORDS_S, self._let_go)
             except BangerError as exc:
                 again = await self._failed(exc)
             except Exception:
@@ -145,6 +153,8 @@ class Machine:
         last: tuple[Step, Observed] | None = None
         while True:
             self._wake.clear()  # before looking: what changes from here on wakes again
+            if self._words_read and self._speaks_its_last:
+                await self.store(desired=Desired.ABSENT)
             await self._observe()
             await self._heed_ending()
             step = next_step(self.vm.desired, self.seen)
@@ -165,19 +175,48 @@ class Machine:
                 return True
 
     async def _observe(self) -> None:
-        ask_paused = self._maybe_paused or self.vm.desired is Desired.PAUSED
-        self.seen = await self._effects.observe(self.vm, ask_paused=ask_paused)
-        if ask_paused and self.seen.ready:
-            self._maybe_paused = self.seen.paused
+        was_ready, was_paused = self.seen.ready, self.seen.paused
+        seen = await self._effects.observe(self.vm)
+        if seen.ready and self._maybe_paused and self._paused_matters(seen):
+            # Until the VMM says something else it is as it was.
+            paused = was_paused if was_ready else self.vm.desired is Desired.PAUSED
+            self.seen = replace(seen, paused=paused)
+            seen = replace(seen, paused=await self._is_paused(paused=paused))
+        self.seen = seen
         self._tell()
+
+    def _paused_matters(self, seen: Observed) -> bool:
+        """Not for one that is ended without being asked."""
+        return not self._hurry and (self.vm.desired is not Desired.ABSENT or seen.caches_lent)
+
+    async def _is_paused(self, *, paused: bool) -> bool:
+        """What the VMM says; `paused` if it says nothing, which is no reason to end its guest."""
+        if asyncio.get_running_loop().time() < self._silent_until:
+            return paused
+        try:
+            self._maybe_paused = await self._effects.is_paused(self.vm)
+        except StepFailed as exc:
+            self._is_silent(exc)
+            return paused
+        return self._maybe_paused
+
+    def _is_silent(self, exc: StepFailed) -> None:
+        log.warning("%s (%s): %s", self.vm.name, self.vm.sid, exc)
+        loop = asyncio.get_running_loop()
+        self._silent_until = loop.time() + SILENCE_S
+        self._maybe_paused = True
+        loop.call_later(SILENCE_S, self.wake)
 
     async def _heed_ending(self) -> None:
         end = ending(self.vm, self.seen, self._effects.boot_id)
         if end is None:
             return
-        text = self._effects.with_console(self.vm, end.error) if end.error else ""
+        # Of `vm run --rm`: who waits for its start is told now; who has a session in it has to ask.
+        told = self._goal is not None and not self._goal.done()
+        stays = end.desired is not Desired.ABSENT or bool(end.record and end.error and not told)
+        text = self._effects.told(self.vm, end, stays=end.desired is not Desired.ABSENT)
         log.info("%s (%s) has ended: %s", self.vm.name, self.vm.sid, text or "by its guest")
-        await self.store(desired=end.desired, last_error=text)
+        await self.store(desired=Desired.STOPPED if stays else Desired.ABSENT, last_error=text)
         self._trouble = GuestFailed(text or "the guest powered itself off")
 
     async def _do(self, step: Step) -> None:
@@ -187,7 +226,8 @@ class Machine:
             case Step.START_UNIT:
                 await self.store(started_boot=self._effects.boot_id, last_error="")
                 await self._effects.start_unit(self.vm, self.lifeline)
-                self._maybe_paused = self._asked_to_stop = self._pressed = False
+                self._maybe_paused = self._asked_to_stop = self._pressed = self._words_read = False
+                self._silent_until = 0.0
                 self._close_lifeline()
             case Step.STOP_GUEST:
                 await self._stop_guest()
@@ -196,11 +236,35 @@ class Machine:
             case Step.WAIT | Step.AWAIT_READY:
                 if not await self._woken(self._effects.patience_s(step)):
                     raise self._effects.too_slow(self.vm, step)
+            case Step.PAUSE | Step.RESUME:
+                await self._freeze(step)
             case _:
                 await self._effects.do(step, self.vm)
-        if step in (Step.PAUSE, Step.RESUME):
-            self._maybe_paused = step is Step.PAUSE
         await self._effects.reached(step.name.lower() + "_done")
+
+    async def _freeze(self, step: Step) -> None:
+        """A VMM that does not do it goes on as it is: what was wanted is taken back, or it is ended the hard way."""
+        try:
+            await self._effects.do(step, self.vm)
+        except StepFailed as exc:
+            self._is_silent(exc)
+            if self.vm.wanted_up:
+                self._trouble = exc
+                await self.store(desired=Desired.RUNNING if step is Step.PAUSE else Desired.PAUSED)
+            else:
+                self._hurry = True
+        else:
+            self._maybe_paused = step is Step.PAUSE
+            self._silent_until = 0.0
+            self.seen = replace(self.seen, paused=step is Step.PAUSE)
+
+    @property
+    def _speaks_its_last(self) -> bool:
+        return self.vm.ephemeral and self.vm.desired is Desired.STOPPED and bool(self.vm.last_error)
+
+    def _let_go(self) -> None:
+        self._words_read = True
+        self.wake()
 
     async def _stop_guest(self) -> None:
         if self._hurry or not self.seen.ready:
@@ -244,6 +308,11 @@ class Machine:
         """Record a failure. True if what is wanted still is to be tried again, later."""
         log.warning("%s (%s): %s", self.vm.name, self.vm.sid, exc)
         self._close_lifeline()
+        if self.vm.wanted_up and self.seen.ready:
+            # It is up, and stays as it is: that the host cannot be looked at just now is no reason to end it.
+            await self.store(desired=Desired.PAUSED if self.seen.paused else Desired.RUNNING)
+            self._settle(exc)
+            return True
         starting = self.vm.desired in (Desired.RUNNING, Desired.PAUSED)
         if starting:
             # No crash loop: a start that fails is taken back, and the reason kept. A guest that never answered is

@@ -52,6 +52,9 @@ class Supervisor(Protocol):
     async def list_sids(self) -> frozenset[str]:
         """All units with banger's prefix, whether known to the database or not."""
 
+    async def lacked_memory(self, sid: str) -> bool:
+        """Whether the kernel ended a part of this failed unit for want of memory. False also if nobody knows."""
+
     def watch(self, changed: Callable[[str], None]) -> None:
         """Call `changed(sid)` whenever a unit's state may have changed."""
 
@@ -138,6 +141,9 @@ class Driver(Protocol):
     async def plan(self, launch: Launch) -> Plan:
         """Raises HostNotReady when this VMM cannot be started, or not with this kernel."""
 
+    def meaning(self, status: int) -> str:
+        """What the VMM means by an exit status; "" when that is not known."""
+
     async def pause(self, vm: VM) -> None: ...
     async def resume(self, vm: VM) -> None: ...
     async def paused(self, vm: VM) -> bool: ...
@@ -211,9 +217,7 @@ class Shims(Protocol):
     async def stop(self, vm: VM, grace_s: float) -> None:
         """Have the guest power off; after `grace_s` the shim kills the VMM. Returns at once."""
 
-    async def set_clock(self, vm: VM) -> None:
-        """Set the guest's clock to the host's."""
-
+    async def set_clock(self, vm: VM) -> None: ...  # the guest's, to the host's
     async def open_session(self, vm: VM, port: int) -> int:
         """A connected descriptor to the guest program. The caller closes it."""
 
@@ -223,8 +227,11 @@ class Shims(Protocol):
     def open_log(self, vm: VM) -> int:
         """The console log, opened for reading. Raises WrongState when there is none."""
 
-    def log_tail(self, vm: VM, lines: int) -> tuple[str, ...]:
-        """The console's last lines, printable characters only."""
+    def console_tail(self, vm: VM) -> tuple[str, ...]:
+        """The console's last lines, some kilobytes of them, printable characters only."""
+
+    def vmm_tail(self, vm: VM) -> tuple[str, ...]:
+        """The same of what the VMM, or the shim about it, wrote."""
 
 
 class Disks(Protocol):

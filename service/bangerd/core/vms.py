@@ -13,6 +13,7 @@ from bangerd.core.creation import Creator
 from bangerd.core.describe import Describer, Value
 from bangerd.core.effects import Effects, Ports
 from bangerd.core.jobs import Body, Caller, Job, Jobs, Undo
+from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine, Watchers
 from bangerd.core.ports import Capability, Progress
 from bangerd.core.requests import CreateRequest, check_labels
@@ -43,6 +44,7 @@ class VMs:
         self._names: dict[str, str] = {}  # name -> sid, those being created included
         self._effects = Effects(ports, lambda: [m.vm for m in self._machines.values()])
         self._describer = Describer(ports)
+        self._launcher = Launcher(ports)
         self.caches = Caches(ports.caches, ports.config, self.all)
         self._creator = Creator(ports, self._describer, self.caches)
         self._listeners: list[Callable[[VM, Event], None]] = []
@@ -238,9 +240,14 @@ class VMs:
         self.caches.check_count(vm.owner_uid, names)
 
     def start(self, vm: VM, by: Caller) -> Job:
-        """Raises VMBusy, CacheInUse, LimitReached. A VM that runs is left alone; one that is paused goes on."""
+        """A VM that runs is left alone; one that is paused goes on.
+
+        Raises VMBusy, CacheInUse, LimitReached, HostNotReady.
+        """
         machine = self._machine(vm.sid, shown=vm.name)
         self._check_caches(machine.vm)
+        if machine.state not in (VMState.RUNNING, VMState.PAUSED):
+            self._launcher.check_kvm()
 
         async def body(job: Job) -> None:
             if machine.vm.desired is Desired.RUNNING:
@@ -270,8 +277,9 @@ class VMs:
         return body
 
     def restart(self, vm: VM, by: Caller) -> Job:
-        """Stop, then start."""
+        """Stop, then start. Raises VMBusy, HostNotReady."""
         machine = self._machine(vm.sid, shown=vm.name)
+        self._launcher.check_kvm()
 
         async def body(job: Job) -> None:
             await machine.reach(Desired.STOPPED, _reporter(job), last_error="")
@@ -342,13 +350,23 @@ class VMs:
                 if machine.state is VMState.PAUSED
                 else f"`banger vm start {vm.name}` starts it"
             )
-            raise WrongState(f"VM '{vm.name}' is {machine.state}; {what}")
+            is_ = (
+                f"has failed: {_first(machine.vm.last_error)}"
+                if machine.vm.last_error
+                else f"is {machine.state}"
+            )
+            raise WrongState(f"VM '{vm.name}' {is_}; {what}")
         return await self._ports.shims.open_session(vm, SESSIONS)
 
     def open_log(self, vm: VM) -> int:
         """The console log's descriptor, for reading. Raises WrongState when the VM was never started."""
         self._machine(vm.sid, shown=vm.name)
         return self._ports.shims.open_log(vm)
+
+
+def _first(error: str) -> str:
+    """What it says, without what to do and the last words of those concerned."""
+    return error.partition("; ")[0]
 
 
 def _reporter(job: Job) -> Callable[[Step], None]:

@@ -1,10 +1,14 @@
 """What this machine is: CPUs, memory, KVM, boot id, accounts, uids in use."""
 
+import fcntl
 import os
 import pwd
 from pathlib import Path
 
 SYSVIPC = ("shm", "sem", "msg")
+KVM = "/dev/kvm"
+# linux/kvm.h: _IO(KVMIO, 0x00), and the only answer since Linux 2.6.22
+_KVM_GET_API_VERSION, _KVM_API_VERSION = 0xAE00, 12
 
 
 class HostFacts:
@@ -12,7 +16,7 @@ class HostFacts:
 
     def __init__(self, owned: tuple[Path, ...]) -> None:
         self._owned = owned
-        self._kvm = probe_kvm()
+        self._why_no_cpu = _why_no_cpu()
 
     def boot_id(self) -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -24,7 +28,8 @@ class HostFacts:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     def kvm(self) -> tuple[bool, str]:
-        return self._kvm
+        """Looked at anew each time, in some microseconds: a module can be unloaded, a device be taken away."""
+        return (False, self._why_no_cpu) if self._why_no_cpu else _probe_device()
 
     def new_host_key(self) -> tuple[str, str]:
         """In this process: no child per VM, and no file that a crash could leave a private key in."""
@@ -59,17 +64,36 @@ def probe_kvm() -> tuple[bool, str]:
 
     The device alone says little: in a VM without nested virtualization it opens, yet runs no stock kernel.
     """
-    flags = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")), ""
-    )
-    if not {"vmx", "svm"} & set(flags.split()):
-        return False, "the CPU shows neither vmx nor svm"
+    why_not = _why_no_cpu()
+    return (False, why_not) if why_not else _probe_device()
+
+
+def _why_no_cpu() -> str:
+    with Path("/proc/cpuinfo").open() as file:  # of many CPUs it is long, and slow to read
+        flags = next((line for line in file if line.startswith("flags")), "")
+    return "" if {"vmx", "svm"} & set(flags.split()) else "the CPU shows neither vmx nor svm"
+
+
+def _probe_device() -> tuple[bool, str]:
     try:
-        descriptor = os.open("/dev/kvm", os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(KVM, os.O_RDWR | os.O_CLOEXEC)
     except OSError as exc:
-        return False, f"/dev/kvm cannot be opened: {exc.strerror}"
-    os.close(descriptor)
-    return True, "/dev/kvm opens and the CPU has hardware virtualization"
+        return False, f"{KVM} cannot be opened: {exc.strerror}"
+    try:
+        version = fcntl.ioctl(descriptor, _KVM_GET_API_VERSION)
+        mode = os.fstat(descriptor).st_mode
+    except OSError as exc:
+        return False, f"{KVM} is no KVM device: {exc.strerror}"
+    finally:
+        os.close(descriptor)
+    if version != _KVM_API_VERSION:
+        return False, f"{KVM} speaks version {version} of KVM's interface"
+    if not any(mode & bits == bits for bits in (0o060, 0o006)):
+        return (
+            False,
+            f"{KVM} is root's alone, and VMs do not run as root: chgrp kvm {KVM} && chmod 660 {KVM}",
+        )
+    return True, f"{KVM} opens and the CPU has hardware virtualization"
 
 
 def _process_uids() -> set[int]:

@@ -22,6 +22,7 @@ from bangerd.host.firecracker_config import (
     limiter,
     parse_version,
 )
+from bangerd.host.program import check_program
 from bangerd.host.thread import in_thread
 from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.vm import MIB, VM
@@ -32,6 +33,17 @@ PIPE = 1024 * 1024  # the most that a pipe holds
 THREADS = 15  # its own two, what KVM adds, and room
 OVERHEAD = 48 * MIB  # the VMM, its threads and what the kernel accounts to it
 CAPABILITIES = frozenset(Capability) - {Capability.FREE_PAGE_REPORTING}
+# Firecracker's FcExitCode (src/vmm/src/lib.rs), where it says more than the words that come with it.
+_STATUS = {
+    148: "its filter stopped it at a system call that it may not make",
+    149: "SIGBUS: the host had no memory for it, or one of its files was cut short",
+    150: "it crashed with SIGSEGV",
+    151: "SIGXFSZ: a file of its had reached its limit",
+    152: "it refused its configuration",
+    153: "it refused its command line",
+    154: "SIGXCPU: it had used up its CPU time",
+    157: "it crashed with SIGILL",
+}
 
 
 class Firecracker:
@@ -96,6 +108,9 @@ class Firecracker:
         self._be(await read_version(program))
         self._program, self._seen = program, seen
 
+    def meaning(self, status: int) -> str:
+        return _STATUS.get(status, "")
+
     async def pause(self, vm: VM) -> None:
         await self._ask(vm, "PATCH", "/vm", {"state": "Paused"})
 
@@ -153,8 +168,7 @@ class Firecracker:
     ) -> dict[str, Any]:
         path = self._disks.run_dir(vm) / API
         try:
-            return await in_thread(
-                firecracker_api.request,
+            return await firecracker_api.request(
                 path,
                 vm.uid,
                 firecracker_api.Request(method, resource, body),
@@ -198,8 +212,7 @@ def check_binary(path: Path) -> Path:
     except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
         reason = exc.strerror if isinstance(exc, OSError) else exc
         raise HostNotReady(f"{path} cannot be used: {reason}") from exc
-    if not stat.S_ISREG(resolved.stat().st_mode) or not os.access(resolved, os.X_OK):
-        raise HostNotReady(f"{path} is no program")
+    check_program(str(path))
     return resolved
 
 

@@ -1,7 +1,6 @@
 """The QEMU driver: command line and QMP. KVM where it works, TCG where not."""
 
 import asyncio
-import os
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,6 +10,7 @@ from qemu.qmp import QMPClient, QMPError
 
 from bangerd.core.ports import NO_LIMITS, Capability, Disk, Disks, Launch, Plan, Rates, disk_roles
 from bangerd.host.elf import needs_libraries
+from bangerd.host.program import check_program
 from bangerd.host.thread import in_thread
 from bangerd.host.vmsock import dial
 from bangerd.model.errors import HostNotReady, StepFailed
@@ -51,6 +51,9 @@ class Qemu:
             needs_libraries=await in_thread(needs_libraries, Path(binary)),
             translates=not launch.kvm,
         )
+
+    def meaning(self, status: int) -> str:
+        return ""
 
     async def pause(self, vm: VM) -> None:
         await self._command(vm, "stop")
@@ -116,14 +119,13 @@ class Qemu:
 
 def find_qemu(configured: str) -> str:
     """The binary's path. Raises HostNotReady."""
-    found = (
-        configured if configured and os.access(configured, os.X_OK) else shutil.which(configured or BINARY)
-    )
+    found = configured if "/" in configured else shutil.which(configured or BINARY)
     if not found:
         raise HostNotReady(
             f"{configured or BINARY} is not installed; Debian, Ubuntu: apt install qemu-system-x86,"
             " Fedora: dnf install qemu-system-x86-core, Arch: pacman -S qemu-system-x86"
         )
+    check_program(found)
     return found
 
 

@@ -16,7 +16,7 @@ from bangerd.model.vm import VM, ExitReason, ExitRecord
 LINE_LIMIT = 1024
 REPLY_S = 5.0
 PACE_S = 0.05
-TAIL_BYTES = 8192
+TAIL_BYTES = 16384  # a panic's registers and calls, and what led to it
 _PAIR = re.compile(r"([a-z_.]{1,32})=([!-~]{0,512})")
 
 
@@ -132,18 +132,22 @@ class ShimClients:
                 f"VM '{vm.name}' has no console log; it was not started since the host's boot"
             ) from exc
 
-    def log_tail(self, vm: VM, lines: int) -> tuple[str, ...]:
-        text = b""
-        for name in ("vmm.log", "console.log"):
-            try:
-                descriptor = _open_regular(self._disks.run_dir(vm) / name, vm.uid)
-            except OSError:
-                continue
-            with os.fdopen(descriptor, "rb") as file:
-                file.seek(max(0, os.fstat(descriptor).st_size - TAIL_BYTES))
-                text += file.read(TAIL_BYTES)
-        shown = (printable(line)[:200] for line in text.decode("utf-8", "replace").splitlines())
-        return tuple([line for line in shown if line.strip()][-lines:])
+    def console_tail(self, vm: VM) -> tuple[str, ...]:
+        return self._tail(vm, "console.log")
+
+    def vmm_tail(self, vm: VM) -> tuple[str, ...]:
+        return self._tail(vm, "vmm.log")
+
+    def _tail(self, vm: VM, name: str) -> tuple[str, ...]:
+        try:
+            descriptor = _open_regular(self._disks.run_dir(vm) / name, vm.uid)
+        except OSError:
+            return ()
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(max(0, os.fstat(descriptor).st_size - TAIL_BYTES))
+            text = file.read(TAIL_BYTES).decode("utf-8", "replace")
+        shown = (printable(line)[:200] for line in text.splitlines())
+        return tuple(line for line in shown if line.strip())
 
 
 _ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[ -/]*[0-~])")
@@ -186,6 +190,7 @@ def parse_exit(text: str) -> ExitRecord:
         return ExitRecord(
             reason=ExitReason(pairs["reason"]),
             status=_small(pairs.get("status", "0")) & 0xFF,
+            signal=_small(pairs.get("signal", "0")) & 0x7F,
             ready=pairs.get("ready") == "1",
             at=_small(pairs.get("at", "0")),
         )

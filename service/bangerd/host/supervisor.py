@@ -117,6 +117,9 @@ class ProcessSupervisor:
             return Unit.ACTIVATING
         return Unit.DEACTIVATING if self._clear_record(sid) else Unit.ABSENT
 
+    async def lacked_memory(self, sid: str) -> bool:
+        return False
+
     async def list_sids(self) -> frozenset[str]:
         """VMs whose shim lives or is ending, or failed and was not forgotten."""
         return frozenset(

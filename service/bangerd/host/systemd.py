@@ -123,6 +123,9 @@ class SystemdSupervisor:
         with suppress(_NoSuchUnit):
             await self._manager("ResetFailedUnit", "s", [unit_name(sid)])
 
+    async def lacked_memory(self, sid: str) -> bool:
+        return (await self._why(sid)).startswith("oom-kill")
+
     async def observe(self, sid: str) -> Unit:
         return (await self._list(unit_name(sid))).get(sid, Unit.ABSENT)
 

@@ -1,5 +1,6 @@
 """What to do next: pure decisions from what is wanted and what is seen."""
 
+import signal
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import assert_never
@@ -28,6 +29,11 @@ class Step(StrEnum):
     REMOVE_DISK = "removing the disk"
     FORGET = "forgetting"
 
+
+_NO_MEMORY = (
+    "the kernel ended the VMM for want of memory: the host's is used up, or what the VM's unit may have"
+)
+CANNOT_RUN = 127  # the shim's word, and a shell's, for a program that is not there
 
 # Steps that only wait: taken again and again until the world has changed. A new command wakes them.
 WAITING = frozenset({Step.WAIT, Step.AWAIT_READY, Step.STOP_GUEST})
@@ -113,6 +119,7 @@ class Ending:
 
     desired: Desired
     error: str = ""
+    record: ExitRecord | None = None
 
 
 def ending(vm: VM, seen: Observed, boot_id: str) -> Ending | None:
@@ -130,13 +137,17 @@ def ending(vm: VM, seen: Observed, boot_id: str) -> Ending | None:
         return Ending(after, "the host was restarted")
     if seen.exit is None:
         return None
-    return Ending(after, _why(seen.exit))
+    return Ending(after, _why(seen.exit), seen.exit)
 
 
 def _why(record: ExitRecord) -> str:
     match record.reason:
         case ExitReason.VMM_FAILED:
-            return f"the VMM ended with status {record.status}"
+            return _vmm_failed(record)
+        case ExitReason.PANIC:
+            return "the guest's kernel panicked"
+        case ExitReason.LOST if record.memory_killed:
+            return _NO_MEMORY
         case ExitReason.LOST:
             return "the VMM was ended from outside"
         case ExitReason.POWEROFF if not record.ready:
@@ -145,6 +156,27 @@ def _why(record: ExitRecord) -> str:
             return ""
         case _:
             assert_never(record.reason)
+
+
+def _vmm_failed(record: ExitRecord) -> str:
+    if record.memory_killed:
+        return _NO_MEMORY
+    if record.signal == signal.SIGKILL:
+        return "the VMM was killed from outside: by root, or by the kernel for want of memory"
+    if record.signal == signal.SIGSYS:
+        return "the VMM was ended by SIGSYS: it made a system call that its filter forbids"
+    if record.signal:
+        return f"the VMM crashed ({_signal_name(record.signal)})"
+    if record.status == CANNOT_RUN and not record.ready:
+        return "the VMM could not be run"
+    return f"the VMM ended with status {record.status}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def state_of(vm: VM, seen: Observed) -> VMState:

@@ -1,6 +1,7 @@
 """What a VM is: the spec that was asked for, the intent that is stored, the facts that are observed."""
 
 import re
+import signal
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -52,6 +53,7 @@ class ExitReason(StrEnum):
     STOP = "stop"  # bangerd asked the guest to power off
     KILL = "kill"  # bangerd had it killed
     LIFELINE = "lifeline"  # the descriptor of `vm run --rm` was closed
+    PANIC = "panic"  # the guest's kernel said that it panicked
     VMM_FAILED = "vmm-failed"  # the VMM exited by itself with an error, or could not be started
     LOST = "lost"  # no record: the unit was killed from outside
 
@@ -62,8 +64,17 @@ class ExitRecord:
 
     reason: ExitReason
     status: int = 0
+    signal: int = 0  # what ended the VMM; 0: it exited by itself
     ready: bool = False  # the guest program had answered before
+    memory_killed: bool = False  # the supervisor says that the kernel ended it for want of memory
     at: int = 0
+
+    @property
+    def killed(self) -> bool:
+        """By SIGKILL, which is the kernel's way when there is no memory; or, who knows."""
+        return self.reason is ExitReason.LOST or (
+            self.reason is ExitReason.VMM_FAILED and self.signal == signal.SIGKILL
+        )
 
 
 @dataclass(frozen=True, slots=True)
