@@ -26,6 +26,7 @@ STATE_STYLES = {
     "warning": YELLOW,
 }
 
+_QUOTE = "\n  | "
 _UNBOUNDED = 1 << 16
 _NARROWEST = 7  # of a column that had to give way: "running"
 
@@ -37,6 +38,12 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2
 def safe(text: object) -> str:
     """`text` on one line with nothing in it that a terminal would act on; such bytes are shown as \\x1b."""
     return _CONTROL.sub(lambda match: ascii(match[0])[1:-1], str(text)).replace("\n", " ").replace("\t", " ")
+
+
+def lines(text: object) -> list[str]:
+    """The same of a sentence with lines of a log behind it, which the service quotes as "\\n  | …"; each a line."""
+    first, *quoted = str(text).split(_QUOTE)
+    return [safe(first), *(f"| {safe(line)}" for line in quoted)]
 
 
 def fancy(stream: TextIO) -> bool:
@@ -110,16 +117,20 @@ def sections(groups: Mapping[str, Mapping[str, str]], *, out: TextIO | None = No
     """Print titled groups of `key  value` lines; empty groups are left out."""
     out = out or sys.stdout
     shown = {
-        safe(title): [(safe(key), safe(value)) for key, value in group.items()]
+        safe(title): [
+            ("" if at else safe(key), line)
+            for key, value in group.items()
+            for at, line in enumerate(lines(value))
+        ]
         for title, group in groups.items()
         if group
     }
-    width = max((len(key) for lines in shown.values() for key, _ in lines), default=0)
+    width = max((len(key) for group in shown.values() for key, _ in group), default=0)
     first = True
-    for title, lines in shown.items():
+    for title, group in shown.items():
         print(("" if first else "\n") + paint(title, BOLD, out), file=out)
         first = False
-        for key, value in lines:
+        for key, value in group:
             print(f"  {key.ljust(width)}  {paint(value, STATE_STYLES.get(value, ''), out)}", file=out)
 
 
@@ -142,7 +153,10 @@ def failure(error: Failure, *, json_wanted: bool) -> None:
         json.dump(record, err)
         err.write("\n")
         return
-    print(f"{paint('banger:', RED, err)} {safe(error)}", file=err)
+    what, *quoted = lines(error)
+    print(f"{paint('banger:', RED, err)} {what}", file=err)
+    for line in quoted:
+        print(f"  {line}", file=err)
     for line in error.details:
         print(f"  {safe(line)}", file=err)
     if error.hint:

@@ -6,6 +6,9 @@ import io
 import pytest
 
 from banger import errors, render, units
+from banger.cli import guest
+from banger.cli.command import How
+from banger.cli.options import Output
 from banger.errors import BusError, UsageError, describe
 from banger.logfilter import LogFilter
 from banger.progress import Progress
@@ -244,3 +247,81 @@ def test_quiet_progress_says_nothing():
     shown.say("hm")
     shown.close(done=True)
     assert err.getvalue() == ""
+
+
+QUOTING = "it failed; it said:\n  | one\x1b[31m\n  | two\nbanger: three"
+
+
+def test_quoted_lines_of_a_log_are_lines_and_nothing_else_is(capsys):
+    """What a guest says cannot pass for a line of banger's own."""
+    render.failure(errors.Failure("GuestFailed", "cannot start 'x'", why=QUOTING), json_wanted=False)
+    assert capsys.readouterr().err == (
+        "banger: cannot start 'x': it failed; it said:\n  | one\\x1b[31m\n  | two banger: three\n"
+    )
+    render.sections({"VM": {"name": "web", "error": QUOTING}})
+    assert capsys.readouterr().out == (
+        "VM\n  name   web\n  error  it failed; it said:\n         | one\\x1b[31m\n         | two banger: three\n"
+    )
+
+
+GONE = errors.Failure("GuestGone", "the guest went away", why="who knows", hint="look", status=125)
+
+
+class Answers:
+    """A service that says one thing of a VM after the other."""
+
+    def __init__(self, *told):
+        self.told = list(told)
+
+    def describe_vm(self, _path):
+        told = self.told.pop(0) if len(self.told) > 1 else self.told[0]
+        if isinstance(told, errors.Failure):
+            raise told
+        return {"name": "web", "error": "", "ephemeral": False} | told
+
+
+@pytest.mark.parametrize(
+    ("told", "why", "hint"),
+    [
+        (
+            [{"state": "failed", "error": "it panicked"}],
+            "it panicked",
+            "`banger vm start web` starts it again",
+        ),
+        ([{"state": "failed", "error": "it panicked", "ephemeral": True}], "it panicked", ""),
+        (
+            [{"state": "running"}, {"state": "stopping"}, {"state": "failed", "error": "late"}],
+            "late",
+            "`banger vm",
+        ),
+        ([{"state": "stopped"}], "it was powered off or stopped", "`banger vm start web`"),
+        ([{"state": "running"}], "who knows", "look"),
+        ([errors.Failure("NoSuchVM", "no such VM")], "who knows", "look"),
+    ],
+)
+def test_why_a_guest_went_away_is_asked_of_the_service(monkeypatch, told, why, hint):
+    def gone(*_args, **_more):
+        raise GONE
+
+    monkeypatch.setattr(guest, "_NEWS_S", 0.3)
+    monkeypatch.setattr(guest.session, "run", gone)
+    asked = guest.Guest(Answers(*told), "/vm", Output())
+    monkeypatch.setattr(guest.Guest, "open_session", lambda _self: 0)
+    planned, how = Planning(), How()
+    with pytest.raises(errors.Failure, match="the guest went away") as caught:
+        asked.run(planned, how)
+    assert caught.value.why == why
+    assert caught.value.hint.startswith(hint)
+    assert (caught.value.code, caught.value.status) == ("GuestGone", 125)
+
+
+class Planning:
+    """A command with nothing about it."""
+
+    timeout_s = None
+
+    def surroundings(self, *_args, **_more):
+        return ()
+
+    def command(self, *_args, **_more):
+        return None

@@ -26,7 +26,18 @@ _DONE = {
 
 # How `show` groups what Describe tells. What a newer service tells beyond goes under "more".
 _GROUPS = {
-    "VM": ("name", "state", "desired", "error", "id", "owner_name", "ephemeral", "created_at", "labels"),
+    "VM": (
+        "name",
+        "state",
+        "desired",
+        "error",
+        "end_reason",
+        "id",
+        "owner_name",
+        "ephemeral",
+        "created_at",
+        "labels",
+    ),
     "spec": ("image", "kernel", "vcpu", "memory", "disk", "caches", "nat"),
     "guest": ("file_sync", "address", "sessions", "memory_total", "memory_available", "listening"),
     "ssh": ("host_keys", "ssh_keys"),
