@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from privatehost import BUS
+from privatehost import BUS, START_S
 
 TOP = Path(__file__).parents[2]
 POLKITD = "/usr/lib/polkit-1/polkitd"
@@ -80,7 +80,8 @@ def _running(folder: Path, rules: Sequence[Path], *, polkit: bool, limits: str) 
     policy = TOP / "packaging/dbus/com.thaloco.Banger1.conf"
     address = f"unix:path={socket}"
     includes = INCLUDES.format(policy=policy, limits=limits)
-    config = BUS.format(address=address, services=folder / "services", includes=includes)
+    services = folder / "services"
+    config = BUS.format(address=address, services=services, includes=includes, start_ms=START_S * 1000)
     (folder / "bus.conf").write_text(config)
     with (folder / "log").open("wb") as log:
         bus = subprocess.Popen(
