@@ -20,10 +20,7 @@ DELETE = (
 )  # fmt: skip
 
 # Where what happens next is up to the VMM, or to what of it is left.
-LAB = {
-    "ensure_disk_done", "start_unit", "start_unit_done", "await_ready",
-    "stop_guest", "stop_guest_done", "kill_unit", "remove_tap",
-}  # fmt: skip
+LAB = {"start_unit", "start_unit_done", "await_ready", "stop_guest_done", "kill_unit"}
 
 
 def at(*points: str, verb: str = "") -> list[Any]:

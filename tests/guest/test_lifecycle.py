@@ -8,8 +8,6 @@ import pytest
 from tests.guest.machine import ALICE, Machine, User
 from tests.patience import until
 
-pytestmark = pytest.mark.lab
-
 
 @pytest.fixture(scope="module")
 def web(machine: Machine) -> Iterator[str]:
@@ -22,6 +20,7 @@ def web(machine: Machine) -> Iterator[str]:
     assert machine.traces() == []
 
 
+@pytest.mark.lab
 def test_from_create_to_delete(alice: User) -> None:
     assert alice.ok("vm", "create", "--name", "box", "--memory", "512M").strip() == "box"
     assert alice.state("box") == "created"
@@ -37,6 +36,7 @@ def test_from_create_to_delete(alice: User) -> None:
     assert "box" not in [vm["name"] for vm in alice.json("vm", "list")]
 
 
+@pytest.mark.lab
 def test_spec_reaches_the_guest(alice: User, web: str) -> None:
     shown = alice.json("vm", "show", web)
     assert (shown["vcpu"], shown["memory"], shown["disk"]) == (1, 512 << 20, 2 << 30)
@@ -47,6 +47,7 @@ def test_spec_reaches_the_guest(alice: User, web: str) -> None:
     assert 1.7e9 < size < 2 << 30
 
 
+@pytest.mark.lab
 def test_many_sessions_at_once(alice: User, web: str) -> None:
     clients = [
         alice.popen("banger", "vm", "exec", web, "--", "sh", "-c", f"sleep 1; exit {number}")
@@ -61,10 +62,12 @@ def test_environment_folder_and_user_of_a_command(alice: User, web: str) -> None
     assert done.out == "b c\nnobody\n/tmp\n", done
 
 
+@pytest.mark.lab
 def test_log_shows_the_console(alice: User, web: str) -> None:
     assert re.search(r"^banger: kernel \d+ ms", alice.ok("vm", "logs", web), re.MULTILINE)
 
 
+@pytest.mark.lab
 def test_guest_that_powers_off_is_stopped(alice: User) -> None:
     alice.ok("vm", "create", "--name", "off")
     alice.ok("vm", "start", "off")

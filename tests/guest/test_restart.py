@@ -8,8 +8,6 @@ import pytest
 from tests.guest.machine import Machine, User
 from tests.patience import patience
 
-pytestmark = pytest.mark.lab
-
 
 @pytest.fixture
 def web(alice: User) -> Iterator[str]:
@@ -23,6 +21,7 @@ def boot_id(user: User, vm: str) -> str:
     return user.ok("vm", "exec", vm, "--", "cat", "/proc/sys/kernel/random/boot_id")
 
 
+@pytest.mark.lab
 def test_guest_and_session_survive_kill_9(alice: User, machine: Machine, web: str) -> None:
     before = boot_id(alice, web)
     session = alice.popen(
@@ -51,6 +50,7 @@ def test_guest_and_session_survive_kill_9(alice: User, machine: Machine, web: st
     assert alice.state(web) == "stopped"
 
 
+@pytest.mark.lab
 def test_guest_that_ends_while_bangerd_is_away(alice: User, machine: Machine, web: str) -> None:
     script = "echo armed; sleep 3; systemctl poweroff --force --force"
     client = alice.popen("banger", "vm", "exec", web, "--", "sh", "-c", script, stdout=subprocess.PIPE)

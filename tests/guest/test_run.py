@@ -9,9 +9,8 @@ import pytest
 from tests.guest.machine import Machine, Terminal, User
 from tests.patience import until
 
-pytestmark = pytest.mark.lab
 
-
+@pytest.mark.lab
 def test_output_and_status_of_a_command_in_a_throwaway_vm(alice: User) -> None:
     done = alice.banger("vm", "run", "--rm", "--", "sh", "-c", "cat /etc/os-release; uname -r; exit 7")
     assert done.status == 7, done
@@ -19,6 +18,7 @@ def test_output_and_status_of_a_command_in_a_throwaway_vm(alice: User) -> None:
     assert re.search(r"^6\.1\.\d+-\d+-cloud-amd64$", done.out, re.MULTILINE)
 
 
+@pytest.mark.lab
 def test_streams_are_apart_and_stdin_reaches_the_command(alice: User) -> None:
     data = bytes(range(256)) * 4096  # 1 MiB that no terminal or text layer would let through unchanged
     done = alice.banger("vm", "run", "--rm", "--", "sh", "-c", "sha256sum; echo oops >&2", stdin=data)
@@ -41,6 +41,7 @@ def test_statuses_of_what_cannot_run(alice: User) -> None:
         alice.ok("vm", "delete", name)
 
 
+@pytest.mark.lab
 def test_a_shell_on_a_terminal(terminal: Callable[..., Terminal]) -> None:
     """Line editing, window size and its changes, Ctrl-C, and `exit 3` gives 3."""
     prompt = r":~# "
@@ -67,6 +68,7 @@ def test_a_shell_on_a_terminal(terminal: Callable[..., Terminal]) -> None:
     assert shell.wait() == 3, shell.seen
 
 
+@pytest.mark.lab
 def test_killing_the_client_of_rm_ends_the_vm(alice: User, machine: Machine) -> None:
     client = alice.popen("banger", "vm", "run", "--rm", "--name", "brief", "--", "sleep", "1000")
     try:
@@ -78,6 +80,7 @@ def test_killing_the_client_of_rm_ends_the_vm(alice: User, machine: Machine) -> 
     until(lambda: not (alice.json("vm", "list") or machine.traces()), machine.traces, 20)
 
 
+@pytest.mark.lab
 def test_ctrl_c_while_it_boots_leaves_nothing(alice: User, terminal: Callable[..., Terminal]) -> None:
     shell = terminal("banger", "vm", "run", "--rm", "--name", "early", "--", "true")
     until(lambda: alice.json("vm", "list"), "there is a VM", 30)
@@ -86,6 +89,7 @@ def test_ctrl_c_while_it_boots_leaves_nothing(alice: User, terminal: Callable[..
     assert alice.json("vm", "list") == []
 
 
+@pytest.mark.lab
 def test_guest_knows_its_machine(alice: User) -> None:
     """Hostname, address, resolver, own disk, modules of the running kernel, a clock that is right."""
     script = "hostname; ip -4 -o addr show eth0; cat /etc/resolv.conf; ls /lib/modules/$(uname -r)/kernel; date +%s"

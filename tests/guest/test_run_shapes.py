@@ -111,7 +111,6 @@ def test_a_detached_command(alice: User, box: str) -> None:
     assert alice.ok("vm", "exec", box, "--", "sh", "-c", waits) == "begun\ndone\n4\n"
 
 
-@pytest.mark.lab
 def test_a_timeout(alice: User, box: str) -> None:
     done = alice.banger("vm", "exec", box, "--timeout", "1s", "--", "sh", "-c", "echo on; sleep 100")
     assert (done.status, done.out) == (124, "on\n")
@@ -125,7 +124,6 @@ def test_another_user_another_folder(alice: User, box: str) -> None:
     assert alice.ok(*words, "--", "sh", "-c", 'id -un; pwd; echo "$A"') == "nobody\n/usr\nb c\n"
 
 
-@pytest.mark.lab
 def test_a_workspace_and_a_command(alice: User, repo: str, machine: Machine) -> None:
     """The working tree's tracked files, the command in their folder, its status ours, nothing left."""
     done = alice.banger("vm", "run", "--rm", repo, "--", "./make.sh", "it")
@@ -178,7 +176,6 @@ def test_the_vm_goes_while_a_command_runs(alice: User) -> None:
     assert b"the guest went away before the command ended" in err
 
 
-@pytest.mark.lab
 def test_the_users_whole_host_is_busy_on_both_ends(alice: User, box: str) -> None:
     """A reader that stops reading for a while loses nothing."""
     script = f"banger vm exec {box} -- head -c 20M /dev/zero | (sleep 2; sha256sum)"
