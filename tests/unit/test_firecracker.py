@@ -217,6 +217,8 @@ async def test_a_refusal_has_the_reason_and_nothing_a_terminal_would_act_on(star
         (b"", "broke off"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "no HTTP"),
         (b"HTTP/1.1 999 Odd\r\n\r\n", "no HTTP"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000, "no HTTP"),
+        (b'HTTP/1.1 200 OK\r\nContent-Type: multipart/x;"' + b";" * 500_000 + b"\r\n\r\n", "broke off"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n", "no HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n", "more than 65536 bytes"),
         (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n", "broke off"),

@@ -30,6 +30,7 @@ from bangerd.model.vm import MIB, VM
 API_S = 10.0
 SNAPSHOT_S = 300.0  # it writes the guest's whole memory
 PIPE = 1024 * 1024  # the most that a pipe holds
+LINES = 4  # of it are looked at: the last may be cut off, and what comes before is old
 THREADS = 15  # its own two, what KVM adds, and room
 OVERHEAD = 48 * MIB  # the VMM, its threads and what the kernel accounts to it
 CAPABILITIES = frozenset(Capability) - {Capability.FREE_PAGE_REPORTING}
@@ -230,7 +231,7 @@ def _open_pipe(path: Path, uid: int) -> FileIO:
 
 
 def _last_object(text: bytes) -> dict[str, object]:
-    for line in reversed(text.splitlines()):
+    for line in reversed(text.splitlines()[-LINES:]):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError):
