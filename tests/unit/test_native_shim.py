@@ -3,6 +3,7 @@
 import fcntl
 import os
 import random
+import re
 import socket
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.unit.native_protocol import (
 )
 
 StartShim = Callable[..., Shim]
+TOP = Path(__file__).parents[2]
 
 
 def sh(script: str) -> list[str]:
@@ -53,6 +55,21 @@ def test_files_and_sockets_take_no_link_and_leave_nothing_of_an_earlier_run(
     assert victim.read_text() == "untouched"
     assert shim.path("console.log").read_text() == "console\n"
     assert shim.record()["reason"] == "poweroff"
+
+
+@pytest.mark.root
+@pytest.mark.needs("setpriv")
+def test_the_service_can_read_what_is_left(start_shim: StartShim) -> None:
+    """It is root, but has the capabilities of its unit alone, and the files are the VM's uid's."""
+    unit = (TOP / "packaging/systemd/banger.service.in").read_text()
+    (names,) = re.findall("^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
+    has = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in names.split())])
+    shim = start_shim("--console-max", "4096", vmm=sh("seq 2000; echo said >&2"))
+    assert shim.wait() == 0
+    for name in ("console.log", "console.log.1", "vmm.log", "exit"):
+        os.chown(shim.path(name), 71000, 71000)
+        read = ["setpriv", f"--bounding-set={has}", f"--inh-caps={has}", "cat", shim.path(name)]
+        assert subprocess.run(read, stdout=subprocess.DEVNULL, check=False).returncode == 0, name
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ def _write_file(folder: int, name: str, content: bytes, owner: int, mode: int) -
 
 
 def _make_pipe(folder: int, name: str, owner: int) -> None:
-    os.mkfifo(name, 0o600, dir_fd=folder)
+    os.mkfifo(name, 0o644, dir_fd=folder)  # the service reads it, and has no CAP_DAC_OVERRIDE
     pipe = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
     try:
         os.fchown(pipe, owner, owner)

@@ -8,9 +8,10 @@
 
 bool log_open(struct log *l)
 {
-    /* The folder belongs to the VMM's user as well: whatever lies there under this name is not followed. */
+    /* The folder belongs to the VMM's user as well: whatever lies there under this name is not followed. The mode lets
+     * bangerd read, which is neither that user nor has CAP_DAC_OVERRIDE; others do not get into the folder. */
     unlink(l->name);
-    l->fd = open(l->name, O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0640);
+    l->fd = open(l->name, O_RDWR | O_CREAT | O_EXCL | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0644);
     l->size = 0;
     return l->fd >= 0;
 }
