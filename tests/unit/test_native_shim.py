@@ -3,7 +3,6 @@
 import fcntl
 import os
 import random
-import re
 import socket
 import subprocess
 import sys
@@ -21,25 +20,10 @@ from tests.unit.native_protocol import (
 )
 
 StartShim = Callable[..., Shim]
-TOP = Path(__file__).parents[2]
 
 
 def sh(script: str) -> list[str]:
     return ["sh", "-c", script]
-
-
-def test_the_console_is_kept_within_its_bounds(start_shim: StartShim) -> None:
-    shim = start_shim("--console-max", "10000", vmm=sh("seq 100000; seq 30000 >&2"))
-    assert shim.wait() == 0
-    newest, older = shim.path("console.log"), shim.path("console.log.1")
-    text = older.read_bytes() + newest.read_bytes()
-    assert older.stat().st_size == 10000
-    assert newest.stat().st_size <= 10000
-    assert text.endswith(b"99999\n100000\n")
-    assert text.split(b"\n")[1:-1] == [b"%d" % n for n in range(100001 - text.count(b"\n") + 1, 100001)]
-    log = shim.path("vmm.log")
-    assert 32768 <= log.stat().st_size <= 65536
-    assert log.read_bytes().endswith(b"29999\n30000\n")
 
 
 def test_files_and_sockets_take_no_link_and_leave_nothing_of_an_earlier_run(
@@ -55,21 +39,6 @@ def test_files_and_sockets_take_no_link_and_leave_nothing_of_an_earlier_run(
     assert victim.read_text() == "untouched"
     assert shim.path("console.log").read_text() == "console\n"
     assert shim.record()["reason"] == "poweroff"
-
-
-@pytest.mark.root
-@pytest.mark.needs("setpriv")
-def test_the_service_can_read_what_is_left(start_shim: StartShim) -> None:
-    """It is root, but has the capabilities of its unit alone, and the files are the VM's uid's."""
-    unit = (TOP / "packaging/systemd/banger.service.in").read_text()
-    (names,) = re.findall("^CapabilityBoundingSet=(.*)$", unit, re.MULTILINE)
-    has = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in names.split())])
-    shim = start_shim("--console-max", "4096", vmm=sh("seq 2000; echo said >&2"))
-    assert shim.wait() == 0
-    for name in ("console.log", "console.log.1", "vmm.log", "exit"):
-        os.chown(shim.path(name), 71000, 71000)
-        read = ["setpriv", f"--bounding-set={has}", f"--inh-caps={has}", "cat", shim.path(name)]
-        assert subprocess.run(read, stdout=subprocess.DEVNULL, check=False).returncode == 0, name
 
 
 @pytest.mark.parametrize(
@@ -331,21 +300,6 @@ def test_a_guest_behind_a_vsock(firecracker: Callable[[int], Shim], refuse: int)
     assert shim.control("STOP 10") == "OK\n"
     assert shim.wait() == 0
     assert (shim.record()["reason"], shim.record()["status"]) == ("stop", "0")
-
-
-def test_a_kernel_that_halts_ends_the_vm(start_shim: StartShim) -> None:
-    """Firecracker has no power switch: its guest says this and stops, and the VMM would go on for ever."""
-    script = "printf 'reboot: System ha'; sleep 0.2; printf 'lted\\n'; exec sleep 1000"
-    shim = start_shim(vmm=sh(f"echo reboot: System; {script}"))
-    assert shim.wait() == 0
-    assert (shim.record()["reason"], shim.record()["status"]) == ("poweroff", "137")
-
-
-def test_a_kernel_that_panicked_for_good_ends_the_vm(start_shim: StartShim) -> None:
-    script = "echo 'Kernel panic - not syncing: why'; printf -- '[ 1.5] ---[ end Kernel'; sleep 0.2"
-    shim = start_shim(vmm=sh(f"{script}; printf -- ' panic - not syncing: why ]---\\n'; exec sleep 1000"))
-    assert shim.wait() == 0
-    assert (shim.record()["reason"], shim.record()["signal"]) == ("panic", "9")
 
 
 BAD_VSOCK = """

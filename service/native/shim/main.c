@@ -117,19 +117,30 @@ void shim_guest_leaves(bool reboot)
     }
 }
 
-void shim_guest_halted(void)
+static void halted(void)
 {
     ask(END_POWEROFF);
     vmm_kill();
 }
 
+static void stays_panicked(void)
+{
+    ask(END_PANIC);
+    vmm_kill();
+}
+
+/* Programs write to the console too, of an image without init even what strangers sent them: if its agent lives, the
+ * kernel has not stopped. */
+void shim_guest_halted(void)
+{
+    guest_presume_dead(halted);
+}
+
 void shim_guest_panicked(bool stays)
 {
     panicked = true;
-    if (!stays)
-        return;
-    ask(END_PANIC);
-    vmm_kill();
+    if (stays)
+        guest_presume_dead(stays_panicked);
 }
 
 static void flush_over(struct timer *t)

@@ -40,9 +40,9 @@ void shim_kill(enum end_reason reason);
 bool shim_reboot(void);
 /* The guest said that it goes down. */
 void shim_guest_leaves(bool reboot);
-/* Its kernel has stopped for good, and the VMM has no way to notice. */
+/* The console says that its kernel has stopped for good, and the VMM has no way to notice. */
 void shim_guest_halted(void);
-/* Its kernel has panicked; if it `stays` so, it does not reset the machine either. */
+/* The console says that its kernel has panicked; if it `stays` so, it does not reset the machine either. */
 void shim_guest_panicked(bool stays);
 /* The VMM has ended with `status` as waitpid gives it. */
 void shim_vmm_ended(int status);
@@ -62,6 +62,8 @@ void guest_connect(int fd); /* -1: over the vsock Unix socket, as soon as somebo
 void guest_disconnect(void);
 bool guest_is_up(void); /* the handshake is done */
 void guest_control(const char *line);
+/* Calls `dead` unless the guest program answers soon: at once when there is no link to it. */
+void guest_presume_dead(void (*dead)(void));
 void guest_set_clock(void); /* to the host's */
 void guest_flush(void);
 void guest_drain(void); /* what the VMM wrote before it ended */
