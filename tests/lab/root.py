@@ -6,7 +6,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from tests.system.debian_root import CACHE, REPO, base_root, cached, wheelhouse, with_host_network
+from tests.system.built import build
+from tests.system.debian_root import CACHE, REPO, base_root, cached, with_host_network
 
 SOURCE = "/usr/src/banger"
 RECIPE = 1
@@ -53,8 +54,8 @@ def _make(folder: Path) -> None:
 def payload(folder: Path, library: Path, binary: str) -> Path:
     """What changes from run to run, as a squashfs.
 
-    In it: the checkout (source), image and kernel (library), what `make install` would fetch from PyPI (wheels), and
-    the program that `binary` names, if any (firecracker).
+    In it: the checkout (source), image and kernel (library), checkouts that are built and only need
+    `make install` (built), and the program that `binary` names, if any (firecracker).
     """
     stage = folder / "stage"
     stage.mkdir()
@@ -88,7 +89,7 @@ def payload(folder: Path, library: Path, binary: str) -> Path:
         "-quiet",
     ]
     _run("cp", "-al", str(library), str(stage / "library"))
-    _run("cp", "-al", str(wheelhouse(SUITE)), str(stage / "wheels"))
+    build(SUITE, stage / "source", stage / "built")
     if binary:
         _run("cp", binary, str(stage / "firecracker"))
     _run(*arguments, "-all-root")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from tests.system.debian_root import SUITES
-from tests.system.installed import installed_machine
+from tests.system.here import LAB
+from tests.system.installed import VMMS, drive, installed_here, installed_machine, traces, vms_of
 from tests.system.machine import Machine
 from tests.system.supervisor_contract import STAND_IN, Rig
 
@@ -35,11 +36,34 @@ def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
         yield booted
 
 
-@pytest.fixture(scope="session", params=CHOSEN)
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Machine]:
+    """The lab, with banger installed and the default image and kernel; skips elsewhere."""
+    with installed_here() as here:
+        yield here
+
+
+@pytest.fixture(scope="session", params=VMMS if LAB else CHOSEN)
 def installed(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A booted machine on which root typed `make install`, with the default image and kernel."""
+    """A machine on which root typed `make install`: a booted one of each suite, or the lab with each VMM."""
+    if LAB:
+        here: Machine = request.getfixturevalue("lab")
+        drive(here, request.param)
+        yield here
+        return
     with installed_machine(request.param) as booted:
         yield booted
+
+
+@pytest.fixture
+def nothing_left(installed: Machine) -> Iterator[None]:
+    """A test's VMs are deleted after it, by their owners, and then there is no trace of any."""
+    yield
+    for user in ("alice", "bob"):
+        names = [vm["name"] for vm in vms_of(installed, user)]
+        if names:
+            installed.run("banger", "vm", "delete", *names, user=user, session="active")
+    assert traces(installed) == []
 
 
 @pytest.fixture

@@ -1,17 +1,22 @@
 """A machine on which root typed `make install`, and the people who use it."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 from tests.guest.machine import build_library
+from tests.system.built import LATER, MAKE_LATER, OFFLINE, SOURCE
 from tests.system.debian_root import CACHE, wheelhouse
+from tests.system.here import Here
 from tests.system.machine import Machine
 
-SOURCE = "/usr/src/banger"
-OFFLINE = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": "/wheels"}
+CONFIG = "/etc/banger/banger.toml"
+VMMS = ("qemu", "firecracker")
+SMALL = ("--vcpu", "1", "--memory", "384M")
 
 
 @contextmanager
@@ -25,10 +30,61 @@ def installed_machine(suite: str) -> Iterator[Machine]:
         yield booted
 
 
-def make(machine: Machine, target: str) -> str:
+@contextmanager
+def installed_here() -> Iterator[Machine]:
+    """The same with the machine that the tests run on; it stays installed."""
+    with Here.take() as here:
+        here.furnish()
+        make(here, "install")
+        yield here
+
+
+def drive(machine: Machine, vmm: str) -> None:
+    """Have new VMs be driven by this VMM. Skips where it is Firecracker, and FIRECRACKER_BIN names none."""
+    lines = [f'vmm = "{vmm}"']
+    if vmm == "firecracker":
+        binary = os.environ.get("FIRECRACKER_BIN", "")
+        if not binary:
+            pytest.skip("needs Firecracker: FIRECRACKER_BIN names no binary")
+        lines.append(f'firecracker_bin = "{binary}"')
+    configure(machine, *lines)
+
+
+def configure(machine: Machine, *lines: str) -> None:
+    """The admin writes these lines to the config, and restarts the service."""
+    machine.run("mkdir", "-p", CONFIG.rpartition("/")[0])
+    (machine.root / CONFIG.lstrip("/")).write_text("".join(f"{line}\n" for line in lines))
+    machine.run("systemctl", "restart", "banger.service")
+
+
+def banger(machine: Machine, *words: str, user: str = "alice", check: bool = True) -> tuple[int, str, str]:
+    """Status, output and errors of a banger command that a user types at the machine."""
+    done = machine.run("banger", *words, user=user, session="active", check=check, timeout=240)
+    return done.returncode, done.stdout, done.stderr
+
+
+def running(machine: Machine, name: str, *words: str, user: str = "alice") -> None:
+    """The user has a VM of this name, of a small size unless `words` say another."""
+    banger(machine, "vm", "create", "--name", name, *(words or SMALL), user=user)
+    banger(machine, "vm", "start", name, user=user)
+
+
+def show(machine: Machine, unit: str, *names: str) -> dict[str, str]:
+    """Properties of a unit, as systemctl says them."""
+    said = machine.run("systemctl", "show", unit, "-p", ",".join(names)).stdout
+    return dict(line.split("=", 1) for line in said.splitlines())
+
+
+def make(machine: Machine, target: str, checkout: str = SOURCE) -> str:
     """What `make TARGET`, typed by root in the checkout, says."""
-    done = machine.run("make", target, cwd=SOURCE, env=OFFLINE, timeout=300)
+    done = machine.run("make", target, cwd=checkout, env=OFFLINE, timeout=300)
     return done.stdout + done.stderr
+
+
+def make_later(machine: Machine) -> str:
+    """What `make install` says in a checkout of a later version."""
+    machine.sh(f"test -d {LATER} || {{ {MAKE_LATER} }}")
+    return make(machine, "install", LATER)
 
 
 def vms_of(machine: Machine, user: str) -> list[dict[str, Any]]:
@@ -51,7 +107,7 @@ def traces(machine: Machine) -> list[str]:
     """What is there of VMs: units, processes, interfaces, rules, files."""
     said = machine.sh(
         "systemctl list-units --all --plain --no-legend 'banger-vm-*' | cut -d' ' -f1;"
-        "ps -eo comm= | grep -E 'banger-shim|qemu-system' || true;"
+        "ps -eo comm= | grep -E 'banger-shim|qemu-system|firecracker' || true;"
         "ip -o link show | grep -oE ' (bgr-[0-9a-f]+|bgr_[0-9a-f]+|banger0)[:@]' || true;"
         "nft list tables | grep banger || true;"
         "ls -A /run/banger/vm /var/lib/banger/vm 2>/dev/null | grep -v : || true"

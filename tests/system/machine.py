@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Literal, Self
 
+from tests.patience import patience
 from tests.system.debian_root import REPO, base_root
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -90,10 +91,12 @@ class Machine:
         """
         with self.spawn(*argv, user=user, session=session, env=env, cwd=cwd) as process:
             try:
-                out, err = process.communicate(input, timeout)
+                out, err = process.communicate(input, patience(timeout))
             except subprocess.TimeoutExpired:
                 process.kill()
-                raise MachineError(f"{argv} took longer than {timeout} s\n{self.journal()}") from None
+                raise MachineError(
+                    f"{argv} took longer than {patience(timeout)} s\n{self.journal()}"
+                ) from None
         done = subprocess.CompletedProcess(
             argv, process.returncode, out.decode(errors="replace"), err.decode(errors="replace")
         )
@@ -153,7 +156,7 @@ class Machine:
         chosen = ["-u", unit] if unit else []
         done = subprocess.run(
             [*self._enter(), "journalctl", "--no-pager", "-q", "-n", str(lines), *chosen],
-            capture_output=True, text=True, check=False, timeout=20,
+            capture_output=True, text=True, check=False, timeout=patience(20),
         )  # fmt: skip
         return done.stdout
 
@@ -254,7 +257,7 @@ class Machine:
 
     def _wait(self, condition: "object", what: str, timeout: float = 30) -> None:
         assert callable(condition)
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + patience(timeout)
         while not condition():
             if time.monotonic() > deadline:
                 raise MachineError(f"{what} did not come within {timeout} s\n{self._log()}")
@@ -282,7 +285,7 @@ class Machine:
 
     def _plain(self, *argv: str) -> str:
         done = subprocess.run(
-            [*self._enter(), *argv], capture_output=True, text=True, check=False, timeout=60
+            [*self._enter(), *argv], capture_output=True, text=True, check=False, timeout=patience(60)
         )
         return done.stdout + done.stderr
 
@@ -299,7 +302,7 @@ def _finish(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()  # systemd-run --wait then stops the unit
         try:
-            process.wait(15)
+            process.wait(patience(15))
         except subprocess.TimeoutExpired:
             process.kill()
 

@@ -1,45 +1,35 @@
 """banger on a booted Debian machine, installed and used as people do."""
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
+from tests.patience import patience
+from tests.system.built import OFFLINE, SOURCE
 from tests.system.debian_root import REPO
-from tests.system.installed import OFFLINE, SOURCE, make, traces, unit_of, vms_of
+from tests.system.installed import (
+    SMALL,
+    banger,
+    make,
+    make_later,
+    running,
+    show,
+    traces,
+    unit_of,
+    vms_of,
+)
 from tests.system.machine import Machine
 
-SMALL = ("--vcpu", "1", "--memory", "384M")
 NET_ADMIN, CHOWN = 1 << 12, 1 << 0
+SUMS = "cd /usr/local/lib/banger && sha256sum banger-shim banger-guest"
 
 
-@pytest.fixture(autouse=True)
-def nothing_left(installed: Machine) -> Iterator[None]:
-    """A test's VMs are deleted after it, by their owners, and then there is no trace of any."""
-    yield
-    for user in ("alice", "bob"):
-        names = [vm["name"] for vm in vms_of(installed, user)]
-        if names:
-            installed.run("banger", "vm", "delete", *names, user=user, session="active")
-    assert traces(installed) == []
+pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
-def banger(machine: Machine, *words: str, user: str = "alice", check: bool = True) -> tuple[int, str, str]:
-    """Status, output and errors of a banger command that a user types at the machine."""
-    done = machine.run("banger", *words, user=user, session="active", check=check, timeout=240)
-    return done.returncode, done.stdout, done.stderr
-
-
-def running(machine: Machine, name: str) -> None:
-    """Alice has a VM of this name."""
-    banger(machine, "vm", "create", "--name", name, *SMALL)
-    banger(machine, "vm", "start", name)
-
-
-def show(machine: Machine, unit: str, *names: str) -> dict[str, str]:
-    said = machine.run("systemctl", "show", unit, "-p", ",".join(names)).stdout
-    return dict(line.split("=", 1) for line in said.splitlines())
-
-
+@pytest.mark.lab
 def test_a_first_command(installed: Machine) -> None:
     """An ordinary user in no special group, at the machine: no prompt, no sudo, the exact status."""
     assert installed.run("id", "-Gn", user="alice").stdout == "alice\n"
@@ -58,6 +48,7 @@ def test_manual_pages_and_completion_are_installed(installed: Machine) -> None:
     installed.sh("test -s /usr/share/fish/vendor_completions.d/banger.fish")
 
 
+@pytest.mark.lab
 def test_the_first_call_starts_the_service(installed: Machine) -> None:
     installed.run("systemctl", "stop", "banger.service")
     assert show(installed, "banger.service", "ActiveState") == {"ActiveState": "inactive"}
@@ -78,6 +69,7 @@ def test_the_status_line_says_something(installed: Machine) -> None:
     )
 
 
+@pytest.mark.lab
 def test_another_user_is_refused_and_told_why(installed: Machine) -> None:
     running(installed, "hers")
     for words in (("stop",), ("kill",), ("delete",), ("exec",)):
@@ -121,6 +113,7 @@ def test_the_guide_to_the_bus_is_true(installed: Machine) -> None:
     assert "hello from Linux" in done.stdout
 
 
+@pytest.mark.lab
 def test_a_cache_goes_from_one_vm_to_the_next(installed: Machine) -> None:
     """Also of another user's name: under the uid of each VM in turn, and root's in between."""
     run = ("vm", "run", "--rm", *SMALL, "--cache", "go:/srv/go", "--", "sh", "-c")
@@ -138,43 +131,58 @@ def test_a_cache_goes_from_one_vm_to_the_next(installed: Machine) -> None:
         uid = show(installed, unit_of(installed, vm["name"]), "UID")["UID"]
         assert sorted(installed.sh(stat).splitlines()) == sorted(["0 600", f"{uid} 600"])
         one.stdin.close()
-        one.wait(60)
+        one.wait(patience(60))
     for user in ("alice", "bob"):
         assert banger(installed, "cache", "delete", "go", user=user)[0] == 0
     assert installed.sh("ls -A /var/lib/banger/cache") == ""
 
 
+@contextmanager
+def echo_session(machine: Machine, vm: str) -> Iterator[Callable[[str], None]]:
+    """A session with a guest; what it gives has a line go there and back. Its exact status comes at the end."""
+    script = "while read -r line; do echo got $line; done; exit 5"
+    words = ("banger", "vm", "exec", vm, "--", "sh", "-c", script)
+    with machine.spawn(*words, user="alice", session="active") as session:
+        assert session.stdin
+        assert session.stdout
+        stdin, stdout = session.stdin, session.stdout
+
+        def goes_on(after: str) -> None:
+            stdin.write(f"{after}\n".encode())
+            stdin.flush()
+            assert stdout.readline() == f"got {after}\n".encode()
+
+        goes_on("nothing")
+        yield goes_on
+        stdin.close()
+        assert session.wait(patience(60)) == 5
+
+
+def still_obeys(machine: Machine, name: str) -> None:
+    """The service as it is now has found the VM again: its guest, and the socket that its VMM is told things over."""
+    assert banger(machine, "vm", "exec", name, "--", "sh", "-c", "exit 4", check=False)[0] == 4
+    for deed, state in (("pause", "paused"), ("resume", "running")):
+        banger(machine, "vm", deed, name)
+        (vm,) = vms_of(machine, "alice")
+        assert (vm["name"], vm["state"]) == (name, state)
+    assert banger(machine, "vm", "exec", name, "--", "echo", "awake")[1] == "awake\n"
+
+
+@pytest.mark.lab
 def test_guests_outlive_the_service(installed: Machine) -> None:
     """A session with a guest goes on while the service is restarted, and while it is killed."""
     running(installed, "web")
     unit = unit_of(installed, "web")
     before = show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic")
-    echo = (
-        "banger",
-        "vm",
-        "exec",
-        "web",
-        "--",
-        "sh",
-        "-c",
-        "while read -r line; do echo got $line; done; exit 5",
-    )
-    with installed.spawn(*echo, user="alice", session="active") as session:
-        assert session.stdin
-        assert session.stdout
-        for number, deed in enumerate(("true", "systemctl restart banger", "systemctl kill -s KILL banger")):
+    with echo_session(installed, "web") as goes_on:
+        for deed in ("systemctl restart banger", "systemctl kill -s KILL banger"):
             installed.sh(deed)
-            session.stdin.write(b"%d\n" % number)
-            session.stdin.flush()
-            assert session.stdout.readline() == b"got %d\n" % number
-        session.stdin.close()
-        assert session.wait(60) == 5
+            goes_on(deed)
     assert show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic") == before
-    assert banger(installed, "vm", "exec", "web", "--", "sh", "-c", "exit 4", check=False)[0] == 4
-    (vm,) = vms_of(installed, "alice")
-    assert (vm["name"], vm["state"]) == ("web", "running")
+    still_obeys(installed, "web")
 
 
+@pytest.mark.lab
 def test_a_run_in_the_foreground_outlives_the_service(installed: Machine) -> None:
     """`vm run --rm` notices nothing, gives the exact status, and its VM goes although another service started it."""
     words = (
@@ -196,23 +204,45 @@ def test_a_run_in_the_foreground_outlives_the_service(installed: Machine) -> Non
         session.stdin.write(b"again\n")
         session.stdin.close()
         assert session.stdout.read() == b"again\n"
-        assert session.wait(60) == 6
+        assert session.wait(patience(60)) == 6
     assert vms_of(installed, "alice") == []
 
 
+@pytest.mark.lab
 def test_an_upgrade_disturbs_nothing(installed: Machine) -> None:
+    """To a later version with another shim and another guest program, and back."""
     running(installed, "web")
     unit = unit_of(installed, "web")
-    before = show(installed, unit, "MainPID")
-    manifest = installed.sh("cat /usr/local/lib/banger/manifest")
-    service = show(installed, "banger.service", "MainPID")
-    make(installed, "install")
-    assert installed.sh("cat /usr/local/lib/banger/manifest") == manifest
-    assert show(installed, unit, "MainPID") == before
-    assert show(installed, "banger.service", "MainPID") != service
-    assert banger(installed, "vm", "exec", "web", "--", "true")[0] == 0
+    before = show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic")
+    listed = installed.sh("cat /usr/local/lib/banger/manifest")
+    programs = installed.sh(SUMS)
+    with echo_session(installed, "web") as goes_on:
+        service = show(installed, "banger.service", "MainPID")
+        make_later(installed)
+        goes_on("upgrade")
+        assert service_version(installed) == "999.0"
+        assert show(installed, "banger.service", "MainPID") != service
+        assert len(set(installed.sh(SUMS).splitlines()) - set(programs.splitlines())) == 2
+        assert installed.sh("cat /usr/local/lib/banger/manifest") == listed
+        still_obeys(installed, "web")
+        make(installed, "install")
+        goes_on("downgrade")
+    assert show(installed, unit, "MainPID", "ActiveEnterTimestampMonotonic") == before
+    assert installed.sh(SUMS) == programs
+    assert service_version(installed) != "999.0"
+    still_obeys(installed, "web")
 
 
+def service_version(machine: Machine) -> str:
+    """Of the service that runs."""
+    said = machine.run(
+        "busctl", "--json=short", "get-property", "com.thaloco.Banger1", "/com/thaloco/Banger1",
+        "com.thaloco.Banger1.Manager", "Version",
+    ).stdout  # fmt: skip
+    return str(json.loads(said)["data"])
+
+
+@pytest.mark.lab
 def test_uninstalling_keeps_the_data(installed: Machine) -> None:
     listing = r"find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var \) -prune -o -print"
     running(installed, "kept")
@@ -243,6 +273,7 @@ def traces_but_disks(machine: Machine) -> list[str]:
     return [trace for trace in traces(machine) if trace not in disks]
 
 
+@pytest.mark.lab
 def test_what_the_service_may_do(installed: Machine) -> None:
     installed.run("banger", "version", user="alice")
     pid = show(installed, "banger.service", "MainPID")["MainPID"]
@@ -266,6 +297,7 @@ def test_units_are_sound(installed: Machine) -> None:
         assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.lab
 def test_the_journal_has_no_surprises(installed: Machine) -> None:
     """No traceback, no warning of the service's after a VM's whole life."""
     banger(installed, "vm", "run", "--rm", *SMALL, "--", "true")
