@@ -154,6 +154,38 @@ def test_the_power_button_of_an_image_without_init(alice: User, box: Running) ->
     assert inside(alice, "cat /note") == "kept\n"
 
 
+INIT = b"""#!/bin/sh
+PATH=/bin
+trap 'echo pressed >/note' INT
+while :; do sleep 1 & wait; done
+"""
+
+
+def test_the_power_button_resets_no_machine_whose_init_knows_none(
+    machine: Machine, alice: User, vmm_config: str
+) -> None:
+    """Such an init may be busy with stopping in order; a reset would lose what it has not written yet."""
+    busybox = member("bin/busybox", Path("/bin/busybox").read_bytes(), mode=0o755)
+    links = [symlink(f"bin/{name}", "busybox") for name in ("sh", "sleep", "cat")]
+    init = member("sbin/init", INIT, mode=0o755)
+    alice.ok(
+        "image", "import", "own", "-", stdin=tar([folder("bin"), folder("sbin"), busybox, *links, init])
+    )
+    try:
+        alice.ok("vm", "create", "--name", "box", "--image", "own", "--memory", "256M", "--vcpu", "1")
+        alice.ok("vm", "start", "box")
+        vm, before = running(machine, alice, vmm_config, "box"), boot_of(alice)
+        asyncio.run(vm.driver.power_button(vm.vm))
+        until(
+            lambda: "pressed" in inside(alice, "cat /note || :"),
+            lambda: alice.ok("vm", "logs", "box")[-2000:],
+        )
+        assert boot_of(alice) == before
+    finally:
+        alice.banger("vm", "delete", "box")
+        alice.ok("image", "delete", "own")
+
+
 def boot_of(alice: User) -> str:
     """Of the guest that answers now; "" while there is none."""
     done = alice.banger("vm", "exec", "box", "--", "/bin/cat", "/proc/sys/kernel/random/boot_id")

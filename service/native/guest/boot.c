@@ -9,6 +9,7 @@
 #include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/prctl.h>
+#include <sys/reboot.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -113,6 +114,8 @@ _Noreturn void boot(void)
 {
     struct seed seed;
     long started = uptime_ms();
+    /* Ctrl-Alt-Del is to be a signal for PID 1, not a reset with everything unwritten. Not every init says so itself. */
+    reboot(RB_DISABLE_CAD);
     disks_mount_first();
     open_console();
     modules_load("/modules");

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mount.h>
-#include <sys/reboot.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -154,7 +153,6 @@ _Noreturn void init_run(const struct seed *seed)
     int signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     if (signals < 0)
         boot_fail_errno("signals");
-    reboot(RB_DISABLE_CAD); /* Ctrl-Alt-Del is to be a signal, not a reset with everything unwritten */
     /* With no init there is nobody else to do it. Not every kernel has it, and not every image's programs need it. */
     mount("cgroup2", "/sys/fs/cgroup", "cgroup2", MS_NOSUID | MS_NODEV | MS_NOEXEC, NULL);
     start_agent(seed);
