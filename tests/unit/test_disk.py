@@ -191,18 +191,6 @@ async def test_removal_follows_no_link(files: DiskFiles, tmp_path: Path) -> None
     assert stat.S_IMODE((outside / "folder").stat().st_mode) == 0o755
 
 
-@pytest.mark.root
-async def test_a_pipe_is_the_vms_and_the_service_may_read_it(files: DiskFiles) -> None:
-    """Also one that has no CAP_DAC_OVERRIDE, and so is one of the others."""
-    await files.ensure_run_dir(A_VM, b"seed")
-    (files.run_dir(A_VM) / "pipe").write_text("in its place")
-    await files.write_files(A_VM, (("pipe", None),))
-    seen = (files.run_dir(A_VM) / "pipe").lstat()
-    assert (seen.st_uid, seen.st_gid) == (A_VM.uid, A_VM.uid)
-    assert stat.filemode(seen.st_mode) == "prw-r--r--"
-    assert stat.filemode(files.run_dir(A_VM).stat().st_mode) == "drwxrwx---"
-
-
 async def test_a_link_in_place_of_a_vms_folder_is_only_a_link(files: DiskFiles, tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / f"run/vm/{A_VM.sid}").symlink_to(tmp_path / "outside")

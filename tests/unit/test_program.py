@@ -71,6 +71,19 @@ async def test_a_vmm_that_is_gone_since_the_service_started(tmp_path: Path) -> N
             await driver.plan(a_launch(tmp_path))
 
 
+async def test_a_link_is_followed_to_where_the_programs_libraries_are(tmp_path: Path) -> None:
+    """The unit sees of /opt what is beside the program, and of the link's folder nothing."""
+    program, link = tmp_path / "opt/qemu/bin/qemu", tmp_path / "bin/qemu"
+    for folder in (program.parent, link.parent):
+        folder.mkdir(parents=True)
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    link.symlink_to(program)
+    disks = DiskFiles(tmp_path / "state", tmp_path / "run")
+    plan = await Qemu(str(link), disks, kvm=False).plan(a_launch(tmp_path))
+    assert plan.argv[0] == str(program)
+
+
 @pytest.fixture
 def with_virtualization(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "_why_no_cpu", lambda: "")

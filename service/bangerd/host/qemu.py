@@ -41,7 +41,8 @@ class Qemu:
         self.accelerator = "kvm" if kvm else "tcg"
 
     async def plan(self, launch: Launch) -> Plan:
-        binary = find_qemu(self._binary)
+        # Links followed: what it loads is beside the program itself, and its unit sees that alone.
+        binary = str(Path(find_qemu(self._binary)).resolve())
         return Plan(
             argv=tuple(_argv(binary, launch, self._rates)),
             devices=("/dev/net/tun", "/dev/kvm") if launch.kvm else ("/dev/net/tun",),
