@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.system.debian_root import SUITES
 from tests.system.here import LAB
-from tests.system.installed import VMMS, drive, installed_here, installed_machine, traces, vms_of
+from tests.system.installed import VMMS, delete_all, drive, installed_here, installed_machine
 from tests.system.machine import Machine
 from tests.system.supervisor_contract import STAND_IN, Rig
 
@@ -59,11 +59,7 @@ def installed(request: pytest.FixtureRequest) -> Iterator[Machine]:
 def nothing_left(installed: Machine) -> Iterator[None]:
     """A test's VMs are deleted after it, by their owners, and then there is no trace of any."""
     yield
-    for user in ("alice", "bob"):
-        names = [vm["name"] for vm in vms_of(installed, user)]
-        if names:
-            installed.run("banger", "vm", "delete", *names, user=user, session="active")
-    assert traces(installed) == []
+    delete_all(installed)
 
 
 @pytest.fixture

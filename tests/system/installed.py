@@ -94,6 +94,15 @@ def vms_of(machine: Machine, user: str) -> list[dict[str, Any]]:
     return found
 
 
+def delete_all(machine: Machine) -> None:
+    """People delete their VMs. AssertionError if there is a trace of any then."""
+    for user in ("alice", "bob"):
+        names = [vm["name"] for vm in vms_of(machine, user)]
+        if names:
+            banger(machine, "vm", "delete", *names, user=user)
+    assert traces(machine) == []
+
+
 def unit_of(machine: Machine, name: str) -> str:
     """The unit of the VM with this name, while it runs."""
     lines = machine.run(
