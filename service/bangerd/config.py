@@ -21,7 +21,8 @@ class ConfigError(BangerError):
 
 
 def _text(must: str, description: str, pattern: str = r"^\S{1,255}$") -> Meta:
-    return Meta(pattern=pattern, description=description, extra={"must": must})
+    # "$" alone also matches before a line's end, which TOML's strings can have.
+    return Meta(pattern=rf"{pattern}(?!\n)", description=description, extra={"must": must})
 
 
 def _count(must: str, description: str, most: int = 2**31 - 1, least: int = 1) -> Meta:
@@ -61,6 +62,10 @@ class VMDefaults(Table, frozen=True):
         return Wish(self.vcpu, memory, disk)
 
 
+# QEMU takes 10^15 bytes per second at most.
+_RATE = r"^(0|[1-9][0-9]{0,5}[KM]|[1-9][0-9]{0,4}G)$"
+
+
 class VMLimits(Table, frozen=True):
     """What each VM may use of what all share; "0": as much as there is."""
 
@@ -69,7 +74,7 @@ class VMLimits(Table, frozen=True):
         _text(
             'bytes per second with a unit, as a string: "200M", or "0" for no limit',
             "How much each disk of a VM may read and write in a second.",
-            r"^(0|[1-9][0-9]{0,5}[KMG])$",
+            _RATE,
         ),
     ] = "0"
     network_rate: Annotated[
@@ -77,7 +82,7 @@ class VMLimits(Table, frozen=True):
         _text(
             'bytes per second with a unit, as a string: "20M", or "0" for no limit',
             "How much a VM may send in a second, and how much it may receive.",
-            r"^(0|[1-9][0-9]{0,5}[KMG])$",
+            _RATE,
         ),
     ] = "0"
 
