@@ -28,19 +28,14 @@ class Pair:
     host: Host
     ground: Ground
 
-    def turn(self) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-        """Whole times, the phases of banger's run, and those of the bare VMM."""
+    def turn(self) -> tuple[dict[str, float], Boot]:
+        """Whole times, and the bare VMM's boot."""
         bare = direct.boot(self.ground)
         kept = self.host.once("banger", "vm", "run", "--quiet", "--name", VM, "--", "true")
         self.host.once("banger", "vm", "delete", VM)
-        traced = phases.traced(self.host)
-        whole = {
-            BARE: (bare.answered - bare.start) * 1000,
-            KEPT: (kept.end - kept.start) * 1000,
-            DELETED: traced.total,
-        }
-        named = {text.format(self.name): length for text, length in whole.items()}
-        return named, {**traced.phases, **traced.guest}, {**_spans(bare), **bare.guest}
+        whole = {BARE: bare.answered - bare.start, KEPT: kept.end - kept.start}
+        named = {text.format(self.name): length * 1000 for text, length in whole.items()}
+        return named, bare
 
 
 def _spans(bare: Boot) -> dict[str, float]:
@@ -70,26 +65,31 @@ def pairs(folder: Path, library: Path, host: Host, *, kvm: bool) -> Iterator[lis
 
 
 def measure(made: list[Pair], rounds: int, sheets: list[Sheet], goals: list[Goal]) -> Iterator[str]:
-    whole = Sheet()
+    whole, cpu = Sheet(), Sheet()
     ours, bare = {pair.name: Sheet() for pair in made}, {pair.name: Sheet() for pair in made}
     for pair in made:  # warms the caches
         direct.boot(pair.ground)
         pair.host.once("banger", "vm", "list")
     for turn in range(rounds):
         for pair in made[::-1] if turn % 2 else made:
-            times, its, floor = pair.turn()
+            times, boot = pair.turn()
             said = ", ".join(f"{name} {milliseconds(length)}" for name, length in times.items())
             print(f"turn {turn + 1}: {said} ms", file=sys.stderr, flush=True)
             whole.add(times)
-            ours[pair.name].add(its)
-            bare[pair.name].add(floor)
-    sheets.append(whole)
+            bare[pair.name].add({**_spans(boot), **boot.guest})
+            cpu.add({f"{BARE.format(pair.name)}: the VMM": boot.cpu})
+            if turn % 2 == 0:
+                traced = phases.traced(pair.host)
+                ours[pair.name].add({**traced.phases, **traced.guest})
+                cpu.add({f"{pair.name}: {name}": used for name, used in traced.cpu.items()})
+                whole.add({DELETED.format(pair.name): traced.total})
+    sheets += [whole, cpu]
     yield table("From nothing to the status of `true`", HEADS[:3], durations(whole.values()))
     for pair in made:
         yield _phases(pair.name, ours[pair.name], bare[pair.name])
-        for text in (KEPT, DELETED):
-            name = text.format(pair.name)
-            goals.append(ratio(f"{name} / bare", whole[name], whole[BARE.format(pair.name)], LIMIT))
+        name = KEPT.format(pair.name)
+        goals.append(ratio(f"{name} / bare", whole[name], whole[BARE.format(pair.name)], LIMIT))
+    yield table("CPU time of a run, of the witnesses' too", HEADS[:3], durations(cpu.values()))
     if len(made) > 1:
         one, other = (KEPT.format(pair.name) for pair in made)
         goals.append(ratio("banger vm run -- true, Firecracker / QEMU", whole[one], whole[other], 1))

@@ -19,6 +19,7 @@ from bangerd.core.ports import Driver, Rates, UnitSpec
 from bangerd.host.firecracker import Firecracker, read_version
 from bangerd.host.firecracker_config import CONFIG, VSOCK
 from bangerd.host.qemu import CHANNEL_FD
+from tests.bench.cpu import used_ms
 from tests.bench.floor import Ground, qemu, without_network
 from tests.bench.guest import inside
 from tests.bench.link import Link, dial
@@ -36,6 +37,7 @@ class Boot:
     ready: float  # the guest program has answered
     answered: float  # `true` has run
     guest: dict[str, float]
+    cpu: float  # the VMM's until `true` had run, milliseconds
 
 
 def ground(name: str, folder: Path, state: Path, binary: str) -> Ground:
@@ -88,6 +90,7 @@ class _Direct:
                 ready = time.time()
                 link.run("true")
                 answered = time.time()
+                cpu = used_ms(self.process.pid)
             except (RuntimeError, OSError) as exc:
                 raise RuntimeError(f"{argv[0]}: {exc}; its console: {console.read_text()[-2000:]}") from exc
             finally:
@@ -95,7 +98,7 @@ class _Direct:
                 self.process.wait()
         link.close()
         configured = (self.folder / self.made).lstat().st_ctime
-        return Boot(start, configured, ready, answered, inside(console.read_text(errors="replace")))
+        return Boot(start, configured, ready, answered, inside(console.read_text(errors="replace")), cpu)
 
     def spawn(self, argv: list[str], out: int) -> socket.socket | None:
         raise NotImplementedError

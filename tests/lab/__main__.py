@@ -1,4 +1,5 @@
-"""`tests/lab/run`: the lab is booted, and pytest runs in it as it would here; its report and its logs come out."""
+"""`tests/lab/run`: the lab is booted, and pytest, or with --bench the benchmarks, run in it as they would here; reports
+and logs come out."""
 
 import os
 import subprocess
@@ -65,6 +66,8 @@ def _lab(words: list[str], binary: str) -> int:
         _say("up", start)
         try:
             _furnish(lab)
+            if words[:1] == ["--bench"]:
+                return _bench(lab, words[1:], firecracker=bool(binary))
             return _pytest(lab, words, firecracker=bool(binary))
         finally:
             _fetch_logs(lab)
@@ -84,6 +87,23 @@ def _furnish(lab: Lab) -> None:
 
 def _pytest(lab: Lab, words: list[str], *, firecracker: bool) -> int:
     named = words and not words[0].startswith("-")
+    return lab.run(
+        f"{SOURCE}/.venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=10",
+        "--junitxml=/tmp/lab.xml", *(words if named else ("-m", "lab", *LAYERS, *words)),
+        env=_environment(lab, firecracker=firecracker), cwd=SOURCE, sink=_out, check=False,
+    )  # fmt: skip
+
+
+def _bench(lab: Lab, words: list[str], *, firecracker: bool) -> int:
+    """The benchmarks' exit status."""
+    env = _environment(lab, firecracker=firecracker) | {"PYTHONPATH": f"{SOURCE}:{SOURCE}/packaging"}
+    return lab.run(
+        f"{SOURCE}/.venv/bin/python", "-m", "tests.bench", "--json=/tmp/bench.json", *(words or ("boot",)),
+        env=env, cwd=SOURCE, sink=_out, check=False,
+    )  # fmt: skip
+
+
+def _environment(lab: Lab, *, firecracker: bool) -> dict[str, str]:
     env = {
         "BANGER_TEST_CACHE": CACHE,
         "BANGER_TEST_PATIENCE": str(PATIENCE if lab.emulated else 1),
@@ -92,13 +112,7 @@ def _pytest(lab: Lab, words: list[str], *, firecracker: bool) -> int:
         "PYTHONDONTWRITEBYTECODE": "1",
         "HOME": "/root",
     }
-    if firecracker:
-        env["FIRECRACKER_BIN"] = "/lab/firecracker"
-    return lab.run(
-        f"{SOURCE}/.venv/bin/python", "-m", "pytest", "-v", "-p", "no:cacheprovider", "--durations=10",
-        "--junitxml=/tmp/lab.xml", *(words if named else ("-m", "lab", *LAYERS, *words)),
-        env=env, cwd=SOURCE, sink=_out, check=False,
-    )  # fmt: skip
+    return env | ({"FIRECRACKER_BIN": "/lab/firecracker"} if firecracker else {})
 
 
 def _fetch_logs(lab: Lab) -> None:
@@ -110,6 +124,8 @@ def _fetch_logs(lab: Lab) -> None:
     if not lab.runs():
         return
     (LOGS / "journal.txt").write_text(lab.sh("journalctl -b --no-pager"))
+    if samples := lab.sh("cat /tmp/bench.json 2>/dev/null || true"):
+        (LOGS / "bench.json").write_text(samples)
     if report := lab.sh("cat /tmp/lab.xml 2>/dev/null || true"):
         (LOGS / "lab.xml").write_text(report)
         _sum_up(report)

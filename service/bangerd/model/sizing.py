@@ -49,8 +49,8 @@ DISK_FLOOR = 256 * MIB
 DISK_DEFAULT = 8 * GIB
 DISK_CEILING = 16 * 1024 * GIB
 BLOCK = 4096
-# Memory of whole huge pages begins at the bound of one (Linux since 6.7), and only then the CPU translates a guest's
-# addresses by huge pages: a boot then meets some hundred page faults of its VMM instead of twenty thousand.
+# Linux begins a mapping of whole huge pages at the bound of one, and only then KVM can map a guest's memory by them.
+# Else each page of 4 KiB that a guest touches is a fault: twenty thousand in a boot (docs/benchmarks.md).
 HUGE_PAGE = 2 * MIB
 VCPU_CEILING = 32  # Firecracker's MAX_SUPPORTED_VCPUS
 
