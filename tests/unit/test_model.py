@@ -177,7 +177,7 @@ def test_no_config(tmp_path: Path) -> None:
         ('[vm_defaults]\ndisk_size = "16GG"', "must be a size"),
         ('[vm_defaults]\nvcpu = "2"', "must be a whole number"),
         ("[vm_limits]\ndisk_rate = 1000", "must be bytes per second with a unit"),
-        ('[vm_limits]\ndisk_rate = "999999G"', "must be bytes per second with a unit"),  # more than QEMU takes
+        ('[vm_limits]\ndisk_rate = "999999G"', "must be bytes per second with a unit"),
         (r'vm_limits.disk_rate = "1M\n"', "must be bytes per second with a unit"),
         (r'qemu_bin = "/usr/bin/qemu\n"', "must be an absolute path"),
         ('[vm_limits]\nnetwork_rate = "0M"', 'must be bytes per second .* or "0" for no limit'),
