@@ -60,6 +60,13 @@ def test_the_first_call_starts_the_service(installed: Machine) -> None:
     }
 
 
+@pytest.mark.lab
+def test_the_console_can_be_read(installed: Machine) -> None:
+    """It is a file of the VM's uid, and the service is root without the right to read any file."""
+    running(installed, "told")
+    assert "banger: kernel " in banger(installed, "vm", "logs", "told")[1]
+
+
 def test_the_status_line_says_something(installed: Machine) -> None:
     banger(installed, "vm", "create", "--name", "idle", *SMALL)
     running(installed, "busy")
