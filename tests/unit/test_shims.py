@@ -11,7 +11,7 @@ import pytest
 
 from bangerd.host.shims import ShimClients, parse_exit, parse_status, printable
 from bangerd.host.vmsock import dial
-from bangerd.model.errors import GuestFailed, WrongState
+from bangerd.model.errors import GuestFailed, StepFailed, WrongState
 from bangerd.model.vm import VM, Desired, ExitReason, VMSpec
 
 OWN = os.getuid()
@@ -160,9 +160,14 @@ async def test_a_log_that_is_not_the_vms_own(shims: ShimClients, tmp_path: Path,
             log.hardlink_to(secret)
         case "folder":
             log.mkdir()
-    with pytest.raises(WrongState):
+    with pytest.raises(StepFailed, match="console log of '.*' cannot be read"):
         shims.open_log(A_VM)
     assert shims.console_tail(A_VM) == ()
+
+
+async def test_a_vm_that_was_not_started_has_no_log(shims: ShimClients) -> None:
+    with pytest.raises(WrongState, match="not started since the host's boot"):
+        shims.open_log(A_VM)
 
 
 async def test_the_log(shims: ShimClients, tmp_path: Path) -> None:

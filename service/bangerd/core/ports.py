@@ -225,7 +225,7 @@ class Shims(Protocol):
         """How the run ended whose unit is gone: its record, LOST when a run left none, None when none was."""
 
     def open_log(self, vm: VM) -> int:
-        """The console log, opened for reading. Raises WrongState when there is none."""
+        """The console log, opened for reading. WrongState: there is none; StepFailed: it is not the VM's own."""
 
     def console_tail(self, vm: VM) -> tuple[str, ...]:
         """The console's last lines, some kilobytes of them, printable characters only."""

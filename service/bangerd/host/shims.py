@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bangerd.core.ports import Disks, GuestStatus
 from bangerd.host.vmsock import dial
-from bangerd.model.errors import GuestFailed, WrongState
+from bangerd.model.errors import GuestFailed, StepFailed, WrongState
 from bangerd.model.vm import VM, ExitReason, ExitRecord
 
 LINE_LIMIT = 1024
@@ -127,9 +127,13 @@ class ShimClients:
     def open_log(self, vm: VM) -> int:
         try:
             return _open_regular(self._disks.run_dir(vm) / "console.log", vm.uid)
-        except OSError as exc:
+        except FileNotFoundError as exc:
             raise WrongState(
                 f"VM '{vm.name}' has no console log; it was not started since the host's boot"
+            ) from exc
+        except OSError as exc:
+            raise StepFailed(
+                f"the console log of '{vm.name}' cannot be read: {exc.strerror or exc}"
             ) from exc
 
     def console_tail(self, vm: VM) -> tuple[str, ...]:
