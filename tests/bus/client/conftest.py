@@ -115,13 +115,24 @@ class Lab:
         return [sys.executable, "-m", "banger", *words]
 
     def run(
-        self, *words: str, stdin: bytes = b"", timeout: float = 20, env: dict[str, str] | None = None
+        self,
+        *words: str,
+        stdin: bytes = b"",
+        timeout: float = 20,
+        env: dict[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> Done:
         """Run the client to its end."""
         began = time.monotonic()
         env = {**self.env, **(env or {})}
         done = subprocess.run(
-            self.argv(*words), input=stdin, capture_output=True, env=env, timeout=timeout, check=False
+            self.argv(*words),
+            input=stdin,
+            capture_output=True,
+            env=env,
+            cwd=cwd,
+            timeout=timeout,
+            check=False,
         )
         return Done(done.returncode, done.stdout, done.stderr.decode(), time.monotonic() - began)
 

@@ -180,8 +180,9 @@ def test_our_surroundings_reach_the_command(lab, tmp_path):
         'echo "$HTTPS_PROXY|$http_proxy|$TZ|$TERM"; cat "$CURL_CA_BUNDLE"; cd /; git var GIT_COMMITTER_IDENT'
     )
     done = lab.run(
-        "vm", "exec", "web", "-e", "GIT_CONFIG_GLOBAL=/dev/null", "--", "sh", "-c", script, env=env
-    )
+        "vm", "exec", "web", "-e", "GIT_CONFIG_GLOBAL=/dev/null", "--", "sh", "-c", script, env=env,
+        cwd=tmp_path,  # outside any repository, which may name somebody else
+    )  # fmt: skip
     lines = done.text.splitlines()
     assert lines[0] == "http://proxy.example:3128||Asia/Tokyo|"
     assert lines[1:4] == ca.read_text().splitlines()
