@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,28 @@ async def test_a_monitor_that_is_none(disks: DiskFiles, monkeypatch: pytest.Monk
         assert time.monotonic() - begun < 5
     await asyncio.sleep(0.1)  # the server's end of it
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+async def test_a_monitor_that_tells_events_without_end_is_left_at_once(disks: DiskFiles) -> None:
+    event = b'{"event": "X", "data": {}, "timestamp": {"seconds": 1, "microseconds": 1}}\n'
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GREETING)
+        await reader.read(1000)
+        writer.write(b'{"return": {}}\n')
+        with suppress(ConnectionError):
+            while True:
+                writer.write(event * 100)
+                await writer.drain()
+        writer.close()
+
+    begun = time.monotonic()
+    async with await asyncio.start_unix_server(peer, disks.run_dir(a_vm()) / "qmp.sock"):
+        with pytest.raises(
+            StepFailed, match="^QEMU of 'web' did not do 'stop': it told more than 1000 events$"
+        ):
+            await qemu.Qemu("/bin/true", disks, kvm=False).pause(a_vm())
+    assert time.monotonic() - begun < 5
 
 
 async def test_a_monitor_that_hangs_can_be_left_at_any_time(disks: DiskFiles) -> None:

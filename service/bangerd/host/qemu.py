@@ -18,6 +18,7 @@ from bangerd.model.vm import MIB, VM
 
 QMP_S = 10.0
 MESSAGE_LIMIT = 64 * 1024
+EVENTS = 1000  # QEMU tells a few while it does what it is asked
 CHANNEL_FD = 3  # where the shim puts the guest channel
 TCG_CACHE_MIB = 128  # without a bound the translation cache grows to a gigabyte; 128 is as fast
 # QEMU before 8 translates code anew for each address that it is loaded at: with address randomization every new
@@ -110,12 +111,26 @@ class Qemu:
         qmp = QMPClient(f"vm-{vm.sid}")
         qmp.logger.setLevel("CRITICAL")  # what fails is raised; the library would log it as well
         qmp.readbuflen = MESSAGE_LIMIT
+        qmp.events.event_filter = _Events().are_wanted
         try:
             await qmp.connect(sock)
             yield qmp
         finally:
             await qmp.disconnect()
             sock.close()
+
+
+class _Events:
+    """Of one session. The library would keep them all, and a VMM that was broken into has as many as it likes."""
+
+    def __init__(self) -> None:
+        self._left = EVENTS
+
+    def are_wanted(self, _event: object) -> bool:
+        self._left -= 1
+        if self._left < 0:
+            raise QMPError(f"it told more than {EVENTS} events")
+        return False
 
 
 def find_qemu(configured: str) -> str:
