@@ -23,7 +23,7 @@ def until(look: Callable[[], Found | None], what: str | Callable[[], object], se
     while not (found := look()):
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {patience(seconds):.0f} s: {what() if callable(what) else what}")
-        time.sleep(_PACE_S)
+        time.sleep(patience(_PACE_S))
     return found
 
 
