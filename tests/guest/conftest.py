@@ -34,7 +34,7 @@ def library(cache: Path) -> Path:
     return build_library(cache)
 
 
-@pytest.fixture(scope="session", params=("qemu", "firecracker"))
+@pytest.fixture(scope="session", params=("firecracker", "qemu"))
 def vmm_config(request: pytest.FixtureRequest) -> str:
     """The admin's config that makes this VMM drive the guests. Firecracker: where FIRECRACKER_BIN and KVM are."""
     if request.param == "qemu":

@@ -20,7 +20,7 @@ DELETE = (
 )  # fmt: skip
 
 # Where what happens next is up to the VMM, or to what of it is left.
-LAB = {"start_unit", "start_unit_done", "await_ready", "stop_guest_done", "kill_unit"}
+LAB = {"start_unit_done", "await_ready", "stop_guest_done", "remove_run_dir"}
 
 
 def at(*points: str, verb: str = "") -> list[Any]:

@@ -47,7 +47,6 @@ def test_spec_reaches_the_guest(alice: User, web: str) -> None:
     assert 1.7e9 < size < 2 << 30
 
 
-@pytest.mark.lab
 def test_many_sessions_at_once(alice: User, web: str) -> None:
     clients = [
         alice.popen("banger", "vm", "exec", web, "--", "sh", "-c", f"sleep 1; exit {number}")

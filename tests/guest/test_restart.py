@@ -21,7 +21,6 @@ def boot_id(user: User, vm: str) -> str:
     return user.ok("vm", "exec", vm, "--", "cat", "/proc/sys/kernel/random/boot_id")
 
 
-@pytest.mark.lab
 def test_guest_and_session_survive_kill_9(alice: User, machine: Machine, web: str) -> None:
     before = boot_id(alice, web)
     session = alice.popen(

@@ -10,7 +10,6 @@ from tests.guest.machine import Machine, Terminal, User
 from tests.patience import until
 
 
-@pytest.mark.lab
 def test_output_and_status_of_a_command_in_a_throwaway_vm(alice: User) -> None:
     done = alice.banger("vm", "run", "--rm", "--", "sh", "-c", "cat /etc/os-release; uname -r; exit 7")
     assert done.status == 7, done

@@ -159,7 +159,6 @@ def test_ctrl_c_while_a_workspace_is_sent(alice: User, terminal: Callable[..., T
     assert [vm["name"] for vm in alice.json("vm", "list")] == ["box"]
 
 
-@pytest.mark.lab
 def test_the_vm_goes_while_a_command_runs(alice: User) -> None:
     """By its owner's hand: told, with a status that no command of theirs has."""
     alice.ok("vm", "create", "--name", "doomed")
