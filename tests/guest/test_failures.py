@@ -15,6 +15,7 @@ import pytest
 from bangerd.model.newc import trailer
 from tests.guest.machine import ALICE, Machine, User
 from tests.patience import until
+from tests.system.here import LAB
 
 FULL = (
     "echo 2 >/proc/sys/vm/panic_on_oom; mount -t tmpfs -o size=1G none /mnt; dd if=/dev/zero of=/mnt/x bs=1M"
@@ -51,8 +52,7 @@ def web(alice: User) -> Iterator[str]:
     alice.ok("vm", "delete", "web")
 
 
-@pytest.mark.lab
-@pytest.mark.parametrize("rm", [False, True])
+@pytest.mark.parametrize("rm", [pytest.param(False, marks=pytest.mark.lab), True])
 def test_a_vmm_that_is_killed_under_a_session(machine: Machine, alice: User, web: str, rm: bool) -> None:
     vm = "once" if rm else web
     command = ("run", "--rm", "--name", vm) if rm else ("exec", vm)
@@ -77,11 +77,10 @@ def test_a_vmm_that_is_killed_under_a_session(machine: Machine, alice: User, web
     )  # fmt: skip
 
 
-@pytest.mark.lab
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        (CRASH, "sysrq triggered crash"),
+        pytest.param(CRASH, "sysrq triggered crash", marks=pytest.mark.lab),
         (("sh", "-c", f"echo 0 >/proc/sys/kernel/panic; {CRASH[2]}"), "sysrq triggered crash"),
         (("sh", "-c", FULL), "Out of memory: "),
     ],
@@ -102,7 +101,6 @@ def test_a_kernel_that_panics(alice: User, web: str, command: tuple[str, ...], r
     assert "Kernel panic - not syncing" in alice.ok("vm", "logs", web)
 
 
-@pytest.mark.lab
 def test_a_panic_in_a_vm_that_its_client_deletes(machine: Machine, alice: User) -> None:
     before = machine.traces()
     done = alice.banger("vm", "run", "--rm", "--", *CRASH)
@@ -125,7 +123,6 @@ def without_init(machine: Machine) -> Iterator[None]:
         subprocess.run([*within, "umount", initrd], check=True)
 
 
-@pytest.mark.lab
 def test_a_kernel_that_panics_when_it_boots(machine: Machine, alice: User) -> None:
     before = machine.traces()
     told = r"the guest's kernel panicked: VFS: Unable to mount root fs"
@@ -168,7 +165,6 @@ def test_a_vmm_that_does_not_answer(machine: Machine, alice: User, web: str) -> 
     assert alice.state(web) == "paused"
 
 
-@pytest.mark.lab
 def test_a_paused_vm_whose_vmm_does_not_answer_can_be_ended(machine: Machine, alice: User, web: str) -> None:
     alice.ok("vm", "pause", web)
     os.kill(vmm_of(machine, alice, web), signal.SIGSTOP)
@@ -180,9 +176,8 @@ def test_a_paused_vm_whose_vmm_does_not_answer_can_be_ended(machine: Machine, al
 
 
 @pytest.mark.lab
+@pytest.mark.skipif(not LAB, reason="needs the lab: it takes the machine's /dev/kvm away")
 def test_kvm_that_is_taken_away(machine: Machine, alice: User, web: str) -> None:
-    if alice.json("vm", "show", web)["accelerator"] != "kvm":
-        pytest.skip("needs KVM")
     kvm, away = Path("/dev/kvm"), Path("/dev/kvm-away")
     alice.ok("vm", "create", "--name", "later")
     before = machine.traces()
