@@ -57,7 +57,9 @@ def _identity(spec: UnitSpec) -> list[Property]:
         ("SendSIGHUP", "b", False),
         # A unit that failed stays until forget(), so that `systemctl status` can say why.
         ("CollectMode", "s", "inactive"),
-        ("OOMPolicy", "s", "continue"),  # the shim outlives its VMM and writes the exit record
+        # Not "continue", with which systemd does not say that it was the want of memory. The shim writes down the end
+        # of its VMM on SIGTERM, too.
+        ("OOMPolicy", "s", "stop"),
     ]
     if spec.lifeline is not None:
         properties.append(("StandardInputFileDescriptor", "h", STDIN_FD))
