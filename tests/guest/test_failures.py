@@ -161,11 +161,19 @@ def test_a_vmm_that_does_not_answer(machine: Machine, alice: User, web: str) -> 
     assert "did not" in err.decode()
     assert shown(alice, web) == ("running", "", "")
     assert alice.ok("vm", "exec", web, "--", "echo", "on") == "on\n"
-    alice.ok("vm", "pause", web)
-    assert alice.state(web) == "paused"
+    if can_pause(alice, web):
+        alice.ok("vm", "pause", web)
+        assert alice.state(web) == "paused"
+
+
+def can_pause(alice: User, vm: str) -> bool:
+    """Not with Firecracker 1.16: docs/vmm.md."""
+    return "pause" in alice.json("vm", "show", vm)["capabilities"]
 
 
 def test_a_paused_vm_whose_vmm_does_not_answer_can_be_ended(machine: Machine, alice: User, web: str) -> None:
+    if not can_pause(alice, web):
+        pytest.skip("this Firecracker pauses no VM (docs/vmm.md)")
     alice.ok("vm", "pause", web)
     os.kill(vmm_of(machine, alice, web), signal.SIGSTOP)
     resume = alice.banger("vm", "resume", web)

@@ -168,7 +168,9 @@ def echo_session(machine: Machine, vm: str) -> Iterator[Callable[[str], None]]:
 def still_obeys(machine: Machine, name: str) -> None:
     """The service as it is now has found the VM again: its guest, and the socket that its VMM is told things over."""
     assert banger(machine, "vm", "exec", name, "--", "sh", "-c", "exit 4", check=False)[0] == 4
-    for deed, state in (("pause", "paused"), ("resume", "running")):
+    shown = json.loads(banger(machine, "vm", "show", name, "--json")[1])
+    deeds = (("pause", "paused"), ("resume", "running"))
+    for deed, state in deeds if "pause" in shown["capabilities"] else ():
         banger(machine, "vm", deed, name)
         (vm,) = vms_of(machine, "alice")
         assert (vm["name"], vm["state"]) == (name, state)

@@ -33,7 +33,7 @@ def disks(tmp_path: Path) -> DiskFiles:
 def binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A program that says it is Firecracker, where only root can have put it."""
     path = tmp_path / "firecracker"
-    path.write_text("#!/bin/sh\necho 'Firecracker v1.16.1'\n")
+    path.write_text("#!/bin/sh\necho 'Firecracker v1.17.0'\n")
     path.chmod(0o755)
     monkeypatch.setattr(firecracker, "check_binary", lambda path: path)
     return path
@@ -60,7 +60,7 @@ def choose(
 @pytest.mark.parametrize(
     ("config", "works", "there", "reason"),
     [
-        (Config(), True, True, r"firecracker: KVM works, and Firecracker is installed \(1\.16\.1\)"),
+        (Config(), True, True, r"firecracker: KVM works, and Firecracker is installed \(1\.17\.0\)"),
         (Config(), True, False, "qemu: Firecracker is not installed"),
         (Config(), False, True, "qemu: Firecracker needs KVM, and the CPU shows neither vmx nor svm"),
         (Config(vmm="qemu"), True, True, "qemu: .*admin's config"),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.unit.firecracker_facts import RELEASES, check_object, check_request
 
-from bangerd.core.ports import Disk, Launch, Rates
+from bangerd.core.ports import Capability, Disk, Launch, Rates
 from bangerd.host import firecracker
 from bangerd.host.disk import DiskFiles
 from bangerd.host.firecracker import Firecracker
@@ -100,9 +100,12 @@ def test_a_release_that_is_too_old_is_refused_with_the_reason() -> None:
 class Api:
     """A stand-in for the VMM's API socket: answers each connection with what it was given, and keeps what was asked."""
 
-    def __init__(self, path: Path, answer: bytes, *, hang: bool = False, slowly: bool = False) -> None:
+    def __init__(
+        self, path: Path, answer: bytes, about: bytes = b"", *, hang: bool = False, slowly: bool = False
+    ) -> None:
         self.asked: list[tuple[str, str, Any]] = []
         self._answer = answer
+        self._about = about  # if anything: what is said to GET /
         self._hang = hang
         self._slowly = slowly
         self.answering: Callable[[], object] = lambda: None  # called before each answer
@@ -134,11 +137,12 @@ class Api:
                 self.answering()
                 if self._hang:
                     self._end.wait()
+                said = self._about if self._about and path == "/" else self._answer
                 try:
-                    for byte in self._answer if self._slowly else b"":
+                    for byte in said if self._slowly else b"":
                         peer.sendall(bytes((byte,)))
                         self._end.wait(0.1)
-                    peer.sendall(self._answer)
+                    peer.sendall(said)
                 except OSError:
                     continue
 
@@ -151,6 +155,11 @@ class Api:
 
 def http(status: str, body: str = "") -> bytes:
     return f"HTTP/1.1 {status}\r\nServer: x\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+def running(release: str) -> bytes:
+    """What a Firecracker says of itself."""
+    return http("200 OK", json.dumps({"id": "x", "state": "Running", "vmm_version": f"{release}.0"}))
 
 
 Start = Callable[..., tuple[Firecracker, Api]]
@@ -168,9 +177,9 @@ def start(disks: DiskFiles) -> Iterator[Start]:
     apis: list[Api] = []
 
     def begin(
-        answer: bytes, release: str = "1.16", *, hang: bool = False, slowly: bool = False
+        answer: bytes, release: str = "1.16", about: bytes = b"", *, hang: bool = False, slowly: bool = False
     ) -> tuple[Firecracker, Api]:
-        api = Api(disks.run_dir(a_vm()) / "api.sock", answer, hang=hang, slowly=slowly)
+        api = Api(disks.run_dir(a_vm()) / "api.sock", answer, about, hang=hang, slowly=slowly)
         apis.append(api)
         return Firecracker(Path("/fc"), version_of(release), disks, Rates()), api
 
@@ -181,9 +190,11 @@ def start(disks: DiskFiles) -> Iterator[Start]:
 
 @pytest.mark.parametrize("release", RELEASES)
 async def test_every_release_takes_what_it_is_asked(start: Start, release: str) -> None:
-    driver, api = start(http("204 No Content"), release)
+    driver, api = start(http("204 No Content"), release, running(release))
     vm = a_vm(spec=replace(a_vm().spec, caches={"/var/cache": "apt"}))
-    await driver.pause(vm)
+    if driver.features.resumes:
+        await driver.pause(vm)
+        assert [api.asked.pop(0)[1], api.asked.pop(0)[2]] == ["/", {"state": "Paused"}]
     await driver.resume(vm)
     await driver.power_button(vm)
     await driver.balloon(vm, 64 * MIB)
@@ -194,10 +205,26 @@ async def test_every_release_takes_what_it_is_asked(start: Start, release: str) 
     for method, path, body in api.asked:
         check_request(method, path, body, release)
     assert [path for _, path, _ in api.asked] == [
-        "/vm", "/vm", "/actions", "/balloon", "/network-interfaces/eth0",
+        "/vm", "/actions", "/balloon", "/network-interfaces/eth0",
         "/drives/seed", "/drives/image", "/drives/modules", "/drives/data", "/drives/cache0",
         "/snapshot/create", "/snapshot/load", "/",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "about", [running("1.16"), http("200 OK", '{"vmm_version": "odd"}'), http("200 OK", "{}")]
+)
+async def test_who_would_be_deaf_afterwards_is_not_paused(start: Start, about: bytes) -> None:
+    """Firecracker 1.16; also where the program is another one by now."""
+    driver, api = start(http("204 No Content"), "1.15", about)
+    assert Capability.PAUSE in driver.capabilities
+    with pytest.raises(
+        StepFailed, match=r"Firecracker 1\.16\.0, whose guests|'odd' for its version|'None' for"
+    ):
+        await driver.pause(a_vm())
+    assert [path for _, path, _ in api.asked] == ["/"]
+    driver = Firecracker(Path("/fc"), (1, 16, 1), driver._disks, Rates())
+    assert not {Capability.PAUSE, Capability.SNAPSHOT} & driver.capabilities
 
 
 async def test_what_it_answers_is_told(start: Start) -> None:
@@ -206,7 +233,8 @@ async def test_what_it_answers_is_told(start: Start) -> None:
 
 
 async def test_a_refusal_has_the_reason_and_nothing_a_terminal_would_act_on(start: Start) -> None:
-    driver, _ = start(http("400 Bad Request", '{"fault_message": "not \\u001b[31mnow"}'))
+    fault = http("400 Bad Request", '{"fault_message": "not \\u001b[31mnow"}')
+    driver, _ = start(fault, "1.15", running("1.15"))
     with pytest.raises(StepFailed, match=r"^Firecracker of 'web': it refused PATCH /vm: not now$"):
         await driver.pause(a_vm())
 

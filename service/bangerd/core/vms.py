@@ -15,11 +15,10 @@ from bangerd.core.effects import Effects, Ports
 from bangerd.core.jobs import Body, Caller, Job, Jobs, Undo
 from bangerd.core.launch import Launcher
 from bangerd.core.machine import Machine, Watchers
-from bangerd.core.ports import Capability, Progress
+from bangerd.core.ports import Progress
 from bangerd.core.requests import CreateRequest, check_labels
 from bangerd.model.errors import (
     BangerError,
-    HostNotReady,
     NoSuchVM,
     WrongState,
 )
@@ -295,8 +294,6 @@ class VMs:
 
     def _freeze(self, type_: str, vm: VM, by: Caller, desired: Desired) -> Job:
         machine = self._machine(vm.sid, shown=vm.name)
-        if Capability.PAUSE not in self._ports.vmm.of(vm).capabilities:
-            raise HostNotReady(f"the VMM {self._ports.vmm.of(vm).name} cannot pause a VM")
         if machine.state not in (VMState.RUNNING, VMState.PAUSED):
             raise WrongState(
                 f"VM '{vm.name}' is {machine.state}, only one that runs can be paused or resumed"

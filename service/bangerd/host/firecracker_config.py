@@ -28,6 +28,9 @@ class Features:
     pci: bool  # devices on a PCI bus (--enable-pci) instead of memory-mapped ones
     free_page_reporting: bool  # the balloon gives back what the guest has free, without being asked
     bzimage: bool  # boots what distributions package; the guest then unpacks it at each boot
+    resumes: (
+        bool  # a guest that was paused hears its host again (not in 1.16: Firecracker's pull request 6100)
+    )
 
 
 def parse_version(said: str) -> tuple[int, int, int]:
@@ -54,6 +57,7 @@ def features(version: tuple[int, int, int]) -> Features:
         pci=minor >= (1, 13),
         free_page_reporting=minor >= (1, 14),
         bzimage=minor >= (1, 17),
+        resumes=minor != (1, 16),
     )
 
 
