@@ -81,6 +81,7 @@ async def test_why_the_vmm_ended(record: ExitRecord, lacked: bool, told: str) ->
         vm = await service.settled("web", VMState.FAILED)
         assert vm.last_error.startswith(told)
         assert "login:" not in vm.last_error
+        assert ("no such option" in vm.last_error) is not record.killed
         assert not world.taps
 
 

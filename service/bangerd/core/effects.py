@@ -208,7 +208,9 @@ class Effects:
         if not end.error or end.record is None:
             return end.error
         text, shims = end.error, self._ports.shims
-        if end.record.reason in (ExitReason.VMM_FAILED, ExitReason.LOST):
+        if end.record.killed:  # what it said before was of something else
+            return text
+        if end.record.reason is ExitReason.VMM_FAILED:
             meaning = "" if end.record.signal else self._ports.vmm.of(vm).meaning(end.record.status)
             text += f" ({meaning})" if meaning else ""
             return text + _quoted(SAID, shims.vmm_tail(vm)[-VMM_LINES:])
