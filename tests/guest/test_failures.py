@@ -173,7 +173,7 @@ def can_pause(alice: User, vm: str) -> bool:
 
 def test_a_paused_vm_whose_vmm_does_not_answer_can_be_ended(machine: Machine, alice: User, web: str) -> None:
     if not can_pause(alice, web):
-        pytest.skip("this Firecracker pauses no VM (docs/vmm.md)")
+        pytest.skip("needs Firecracker of a version that pauses VMs: docs/vmm.md")
     alice.ok("vm", "pause", web)
     os.kill(vmm_of(machine, alice, web), signal.SIGSTOP)
     resume = alice.banger("vm", "resume", web)

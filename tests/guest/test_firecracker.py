@@ -103,7 +103,7 @@ async def test_a_snapshot_is_restored_where_it_was(alone: VMMAlone, tmp_path: Pa
     """Memory, disk and the guest program come back; the shim finds it again by its vsock."""
     driver = driver_of(alone)
     if Capability.SNAPSHOT not in driver.capabilities:
-        pytest.skip("this Firecracker pauses no VM (docs/vmm.md)")
+        pytest.skip("needs Firecracker of a version that pauses VMs: docs/vmm.md")
     await alone.sh("echo remembered >/run/note; echo written >/root/note; sync")
     with pytest.raises(StepFailed, match="refused"):
         await driver.snapshot(alone.vm, "state", "memory")  # it runs
