@@ -86,7 +86,7 @@ def inside(alice: User, script: str) -> str:
 
 def test_memory_that_a_guest_has_freed_is_the_hosts_again(alice: User, box: Running) -> None:
     if Capability.FREE_PAGE_REPORTING not in box.driver.capabilities:
-        pytest.skip("this Firecracker has no free page reporting")
+        pytest.skip("needs Firecracker with free page reporting: 1.14")
     before = box.memory()
     inside(alice, f"dd if=/dev/zero of=/dev/shm/much bs=1M count={TOUCHED // MIB} 2>/dev/null")
     much = box.memory()
