@@ -32,7 +32,7 @@ FOLDER = "machine"
 # look. And nobody is to be kept apart here by what makes each indirect jump of the kernel slow.
 QUICK = "tsc=reliable mitigations=off norandmaps"
 NESTING = ("-accel", "kvm", "-cpu", "host")
-EMULATED = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt,-la57")
+EMULATED = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt")
 NATIVE = REPO / "service/native/build"
 
 
