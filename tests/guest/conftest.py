@@ -34,16 +34,22 @@ def library(cache: Path) -> Path:
     return build_library(cache)
 
 
+@pytest.fixture(scope="session")
+def firecracker_bin() -> Path:
+    """The program that FIRECRACKER_BIN names. Skips where it names none, or KVM does not work."""
+    binary = os.environ.get("FIRECRACKER_BIN", "")
+    works, why = probe_kvm()
+    if not binary or not works:
+        pytest.skip(f"needs Firecracker: {why if binary else 'FIRECRACKER_BIN names no binary'}")
+    return Path(binary)
+
+
 @pytest.fixture(scope="session", params=("firecracker", "qemu"))
 def vmm_config(request: pytest.FixtureRequest) -> str:
     """The admin's config that makes this VMM drive the guests. Firecracker: where FIRECRACKER_BIN and KVM are."""
     if request.param == "qemu":
         return 'vmm = "qemu"\n'
-    binary = os.environ.get("FIRECRACKER_BIN", "")
-    works, why = probe_kvm()
-    if not binary or not works:
-        pytest.skip(f"needs Firecracker: {why if binary else 'FIRECRACKER_BIN names no binary'}")
-    return f'vmm = "firecracker"\nfirecracker_bin = "{binary}"\n'
+    return f'vmm = "firecracker"\nfirecracker_bin = "{request.getfixturevalue("firecracker_bin")}"\n'
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,6 @@ import pytest
 
 from bangerd.core.ports import Capability, Rates
 from bangerd.host.disk import DiskFiles
-from bangerd.host.facts import probe_kvm
 from bangerd.host.firecracker import Firecracker, read_version
 from bangerd.model.errors import StepFailed
 from bangerd.model.vm import MIB
@@ -22,17 +21,13 @@ pytestmark = pytest.mark.lab
 
 
 @pytest.fixture
-async def alone(library: Path, tmp_path: Path) -> AsyncIterator[VMMAlone]:
+async def alone(library: Path, tmp_path: Path, firecracker_bin: Path) -> AsyncIterator[VMMAlone]:
     """Firecracker as the driver has it started, its guest ready."""
-    binary = os.environ.get("FIRECRACKER_BIN", "")
-    works, why = probe_kvm()
-    if not binary or not works:
-        pytest.skip(f"needs Firecracker: {why if binary else 'FIRECRACKER_BIN names no binary'}")
     tmp_path.chmod(0o711)
     for folder in tmp_path.parents[:2]:
         folder.chmod(0o711)
     disks = DiskFiles(tmp_path / "state", tmp_path / "run")
-    driver = Firecracker(Path(binary), await read_version(Path(binary)), disks, Rates())
+    driver = Firecracker(firecracker_bin, await read_version(firecracker_bin), disks, Rates())
     netns = Netns(f"bgf{os.getpid()}")
     rig = VMMAlone(driver, disks, library, netns.within, uid=700_000_000 + os.getpid() % 100_000)
     try:

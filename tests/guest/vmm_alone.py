@@ -126,11 +126,6 @@ class VMMAlone:
         assert outcome.status == 0, outcome.stderr
         return said.decode()
 
-    async def ended(self) -> int:
-        """Wait for the end by itself; the shim's status."""
-        assert self.shim is not None
-        return await asyncio.to_thread(self.shim.wait, patience(60))
-
     def kill(self) -> None:
         """The shim takes its VMM along."""
         if self.shim is not None and self.shim.poll() is None:
