@@ -9,6 +9,7 @@ import struct
 import zlib
 
 from banger import messages
+from tests.bench.shim import last_of_session
 
 HELLO, WELCOME, OPEN, OPENED, DATA, CREDIT, EOF, CLOSE, CLOSED, CONTROL = range(1, 11)
 SESSIONS = 1  # the port
@@ -60,11 +61,7 @@ class Link:
             self._send(CREDIT, channel, struct.pack("<I", len(payload)))
             while (message := _message(said)) is not None:
                 kind, payload = message
-                if kind == messages.STDOUT:
-                    out += payload
-                if kind == messages.ERROR or (kind == messages.EXIT and payload != bytes(8)):
-                    raise RuntimeError(f"{' '.join(argv)} failed in the guest: {payload!r}")
-                if kind == messages.EXIT:
+                if last_of_session(kind, payload, out, argv):
                     return bytes(out)
 
     def close(self) -> None:

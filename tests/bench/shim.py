@@ -3,6 +3,7 @@
 import re
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -66,6 +67,15 @@ def _boot(folder: Path, now: float, timings: dict[str, int], cpu: float) -> Boot
     return Boot(start + timings["spawn"] / 1000, made.lstat().st_ctime, now, cpu, told)
 
 
+def last_of_session(kind: int, payload: bytes, out: bytearray, argv: Sequence[str]) -> bool:
+    """Take a message of the guest's; true for the command's good end. Raises RuntimeError when it fails."""
+    if kind == messages.STDOUT:
+        out += payload
+    if kind == messages.ERROR or (kind == messages.EXIT and payload != bytes(8)):
+        raise RuntimeError(f"{' '.join(argv)} failed in the guest: {payload!r}")
+    return kind == messages.EXIT
+
+
 def execute(folder: Path, *argv: str) -> bytes:
     """Run a command in the guest; what it wrote to its standard output. Raises RuntimeError when it fails."""
     out = bytearray()
@@ -80,10 +90,6 @@ def execute(folder: Path, *argv: str) -> bytes:
             while header := stream.read(messages.HEADER.size):
                 kind, length = messages.HEADER.unpack(header)
                 payload = stream.read(length)
-                if kind == messages.STDOUT:
-                    out += payload
-                if kind == messages.ERROR or (kind == messages.EXIT and payload != bytes(8)):
-                    raise RuntimeError(f"{' '.join(argv)} failed in the guest: {payload!r}")
-                if kind == messages.EXIT:
+                if last_of_session(kind, payload, out, argv):
                     return bytes(out)
     raise RuntimeError("the session broke off")

@@ -23,7 +23,6 @@ enum {
     KNOCK_PORT = 1024,
     VSOCK_ANSWER_MS = 5000, /* Firecracker gives a guest 2 s */
     VSOCK_ANSWER_MAX = 32,
-    PROOF_MS = 5000,
 };
 
 static void take_frame(struct link *l, const struct frame *f);
@@ -32,9 +31,7 @@ static void has_room(struct link *l);
 
 static struct link guest = {.src.fd = -1, .on_frame = take_frame, .on_broken = broken, .on_room = has_room};
 static struct source greeting = {.fd = -1}; /* a vsock connection before its OK */
-static struct timer hello_timer, connect_timer, proof_timer;
-static void (*presumed_dead)(void); /* as long as the proof of the contrary is awaited */
-static bool doubted_again;
+static struct timer hello_timer, connect_timer;
 static char answer[VSOCK_ANSWER_MAX];
 static size_t answer_length;
 static uint8_t nonce[NONCE_SIZE];
@@ -100,50 +97,6 @@ void guest_set_clock(void)
         link_control(&guest, "clock %lld.%09ld", (long long)now.tv_sec, now.tv_nsec);
 }
 
-/* ---- is it alive? ---- */
-
-static void unproven(struct timer *t)
-{
-    void (*dead)(void) = presumed_dead;
-    (void)t;
-    presumed_dead = NULL;
-    dead();
-}
-
-static void ask_for_proof(void)
-{
-    doubted_again = false;
-    guest_control("ping alive");
-    proof_timer.fire = unproven;
-    timer_set(&proof_timer, PROOF_MS);
-}
-
-static void proven(void)
-{
-    if (!presumed_dead)
-        return;
-    if (doubted_again) { /* the answer is older than that */
-        ask_for_proof();
-        return;
-    }
-    presumed_dead = NULL;
-    timer_cancel(&proof_timer);
-}
-
-void guest_presume_dead(void (*dead)(void))
-{
-    bool waiting = presumed_dead;
-    if (!up) {
-        dead();
-        return;
-    }
-    presumed_dead = dead;
-    if (waiting)
-        doubted_again = true;
-    else
-        ask_for_proof();
-}
-
 static void take_welcome(const struct frame *f)
 {
     uint32_t epoch = get32(f->payload + 2 + NONCE_SIZE);
@@ -161,8 +114,7 @@ static void take_welcome(const struct frame *f)
     guest_set_clock();
     if (shim.state == VM_STOPPING)
         guest_control("poweroff");
-    if (presumed_dead)
-        ask_for_proof();
+    alive_link_up();
     clients_link_up(&guest);
 }
 
@@ -199,7 +151,7 @@ static void take_control(const struct frame *f)
         guest_control("bye");
         shim_guest_leaves(strcmp(line + 9, "reboot") == 0);
     } else if (strcmp(line, "pong alive") == 0) {
-        proven();
+        alive_proven();
     } else if (strcmp(line, "resync") == 0) {
         begin_anew();
     }
@@ -375,8 +327,7 @@ static void connect_vsock(struct timer *t)
 
 void guest_connect(int fd)
 {
-    presumed_dead = NULL;
-    timer_cancel(&proof_timer);
+    alive_begin_anew();
     if (fd >= 0)
         connected(fd);
     else

@@ -133,14 +133,14 @@ static void stays_panicked(void)
  * kernel has not stopped. */
 void shim_guest_halted(void)
 {
-    guest_presume_dead(halted);
+    alive_presume_dead(halted);
 }
 
 void shim_guest_panicked(bool stays)
 {
     panicked = true;
     if (stays)
-        guest_presume_dead(stays_panicked);
+        alive_presume_dead(stays_panicked);
 }
 
 static void flush_over(struct timer *t)

@@ -62,11 +62,16 @@ void guest_connect(int fd); /* -1: over the vsock Unix socket, as soon as somebo
 void guest_disconnect(void);
 bool guest_is_up(void); /* the handshake is done */
 void guest_control(const char *line);
-/* Calls `dead` unless the guest program answers soon: at once when there is no link to it. */
-void guest_presume_dead(void (*dead)(void));
 void guest_set_clock(void); /* to the host's */
 void guest_flush(void);
 void guest_drain(void); /* what the VMM wrote before it ended */
+
+/* alive.c */
+/* Calls `dead` unless the guest program answers soon: at once when there is no link to it. */
+void alive_presume_dead(void (*dead)(void));
+void alive_proven(void); /* the guest program has answered */
+void alive_link_up(void); /* ... the handshake: what was asked over an older link is asked again */
+void alive_begin_anew(void); /* another VMM */
 
 /* clients.c: guest.sock */
 struct link;
