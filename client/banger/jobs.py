@@ -50,7 +50,8 @@ class _Follower:
                     continue  # a job in the background of a script
                 stack.callback(self._bus.on_signal(signum, self._interrupter(signum)))
             stack.callback(self._bus.every(_POLL_MS if self._progress.live else _POLL_UNSEEN_MS, self._poll))
-            stack.callback(self._bus.every(_DRAW_MS, self._progress.draw))
+            if self._progress.live:
+                stack.callback(self._bus.every(_DRAW_MS, self._progress.draw))
             self._bus.start(self._call, self._replied)
             try:
                 self._bus.run_loop()
@@ -110,7 +111,7 @@ class _Follower:
     def _poll(self) -> None:
         if self._bus.closed:
             self._end(describe(BusError("org.freedesktop.DBus.Error.Disconnected", ""), self._doing))
-        elif self._job and not self._polling and not self._ending:
+        elif not (self._progress.quiet or self._polling or self._ending) and self._job:
             self._polling = True
             self._describe(self._polled)
 

@@ -18,7 +18,7 @@ class Progress:
 
     def __init__(self, title: str, *, quiet: bool = False, err: TextIO | None = None) -> None:
         self._err = err or sys.stderr
-        self._quiet = quiet
+        self.quiet = quiet
         self.live = not quiet and fancy(self._err)
         self._title = safe(title)
         self._began = self._stage_began = time.monotonic()
@@ -55,7 +55,7 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A line for people in the midst of the work."""
-        if not self._quiet:
+        if not self.quiet:
             self._wipe()
             print(safe(text), file=self._err, flush=True)
 
@@ -67,7 +67,7 @@ class Progress:
     def _end_stage(self, *, done: bool = True) -> None:
         now = time.monotonic()
         took = now - self._stage_began
-        if self._stage and done and took >= _WORTH_A_LINE_S and not self._quiet:
+        if self._stage and done and took >= _WORTH_A_LINE_S and not self.quiet:
             self._wipe()
             mark = paint("✓" if self._unicode else "-", GREEN, self._err)
             time_taken = paint(units.duration(took), DIM, self._err)

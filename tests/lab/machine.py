@@ -21,8 +21,8 @@ from banger.errors import Failure
 from bangerd.host import initrd
 from bangerd.model.seed import Seed
 from tests.guest.machine import build_library
-from tests.lab.root import lab_root, payload
-from tests.system.debian_root import CACHE, REPO
+from tests.lab.root import NATIVE, lab_kernel, lab_root, payload
+from tests.system.debian_root import CACHE
 
 MEMORY_MIB = 8192
 DISK = 64 << 30
@@ -33,7 +33,6 @@ FOLDER = "machine"
 QUICK = "tsc=reliable mitigations=off norandmaps"
 NESTING = ("-accel", "kvm", "-cpu", "host")
 EMULATED = ("-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max,+svm,+npt")
-NATIVE = REPO / "service/native/build"
 
 
 class LabError(Exception):
@@ -61,7 +60,7 @@ class Lab:
                 shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=f"{FOLDER}-{os.getpid()}-", dir=CACHE) as work:
             lab = cls(Path(work))
-            (kernel,) = (library / "kernels").iterdir()
+            kernel = lab_kernel()
             disks = [
                 (lab._seed(), True), (lab_root(), True), (kernel / "modules.squashfs", True), (lab._disk(), False),
                 (payload(Path(work), library, firecracker), True),

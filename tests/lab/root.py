@@ -1,25 +1,44 @@
-"""The lab machine's root file system: Debian with everything that tests need, as a squashfs; made once, then cached."""
+"""What the lab machine is made of: its kernel, and Debian with everything that tests need, as a squashfs; both made
+once, then cached."""
 
+import asyncio
 import os
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
+from bangerd.host.library import ImageLibrary
+from tests.guest.machine import recipe
 from tests.system.built import build
 from tests.system.debian_root import CACHE, REPO, base_root, cached, with_host_network
 
 SOURCE = "/usr/src/banger"
 RECIPE = 1
 SUITE = "bookworm"
+# Not the suite's own, 6.1: as on most hosts of today (since 6.7) KVM can then map a VMM's memory by huge pages, which
+# makes a guest's boot another thing.
+KERNEL = "debian-trixie"
+NATIVE = REPO / "service/native/build"
 # What tests/run prepares, but for what only other layers use.
 PREPARED = ("pyproject.toml", "packaging/packages.debian", "packaging/prepare")
 
 
+def lab_kernel() -> Path:
+    """A folder as the service has one for each kernel."""
+    (kernel,) = (cached(f"kernel-{KERNEL}", [recipe()], _make_kernel) / "kernels").iterdir()
+    return kernel
+
+
+def _make_kernel(folder: Path) -> None:
+    library = ImageLibrary(folder, libexec_dir=NATIVE, systemd=False)
+    asyncio.run(library.pull_kernel(KERNEL, lambda _progress: None))
+
+
 def lab_root() -> Path:
     """The squashfs; its name changes with what it is made from."""
-    recipe = [str(RECIPE), base_root(SUITE).name, *((REPO / name).read_text() for name in PREPARED)]
-    return cached("lab", recipe, _make) / "root.squashfs"
+    made_from = [str(RECIPE), base_root(SUITE).name, *((REPO / name).read_text() for name in PREPARED)]
+    return cached("lab", made_from, _make) / "root.squashfs"
 
 
 def _make(folder: Path) -> None:
@@ -78,7 +97,7 @@ def payload(folder: Path, library: Path, binary: str) -> Path:
     native = stage / "source/service/native/build"
     native.mkdir(parents=True)
     for program in ("banger-shim", "banger-guest"):
-        shutil.copy2(REPO / "service/native/build" / program, native / program)
+        shutil.copy2(NATIVE / program, native / program)
     arguments = [
         "mksquashfs",
         str(stage),

@@ -1,14 +1,12 @@
 """Booted machines, one without and one with banger, for all tests that do not need it fresh."""
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from tests.system.debian_root import SUITES
 from tests.system.here import LAB
-from tests.system.installed import VMMS, delete_all, drive, installed_here, installed_machine
+from tests.system.installed import CHOSEN, ONCE, delete_all, drive, installed_here, installed_machine
 from tests.system.machine import Machine
 from tests.system.supervisor_contract import STAND_IN, Rig
 
@@ -16,8 +14,6 @@ from bangerd.bus.link import Link
 from bangerd.core.ports import Supervisor
 from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
 
-# BANGER_SUITES="bookworm trixie" runs every test of this folder on both.
-CHOSEN = os.environ.get("BANGER_SUITES", SUITES[0]).split()
 EMPTY = Path("/run/banger/empty")
 SHIM = Path("/usr/local/lib/banger-test-shim")
 
@@ -43,9 +39,9 @@ def lab() -> Iterator[Machine]:
         yield here
 
 
-@pytest.fixture(scope="session", params=VMMS if LAB else CHOSEN)
+@pytest.fixture(scope="session", params=ONCE)
 def installed(request: pytest.FixtureRequest) -> Iterator[Machine]:
-    """A machine on which root typed `make install`: a booted one of each suite, or the lab with each VMM."""
+    """A machine on which root typed `make install`: a booted one of each suite, or the lab with a VMM."""
     if LAB:
         here: Machine = request.getfixturevalue("lab")
         drive(here, request.param)

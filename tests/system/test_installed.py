@@ -19,6 +19,7 @@ from tests.system.installed import (
     traces,
     unit_of,
     vms_of,
+    with_each_vmm,
 )
 from tests.system.machine import Machine
 
@@ -29,6 +30,7 @@ SUMS = "cd /usr/local/lib/banger && sha256sum banger-shim banger-guest"
 pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
+@with_each_vmm
 @pytest.mark.lab
 def test_a_first_command(installed: Machine) -> None:
     """An ordinary user in no special group, at the machine: no prompt, no sudo, the exact status."""
@@ -60,6 +62,7 @@ def test_the_first_call_starts_the_service(installed: Machine) -> None:
     }
 
 
+@with_each_vmm
 @pytest.mark.lab
 def test_the_console_can_be_read(installed: Machine) -> None:
     """It is a file of the VM's uid, and the service is root without the right to read any file."""
@@ -177,6 +180,7 @@ def still_obeys(machine: Machine, name: str) -> None:
     assert banger(machine, "vm", "exec", name, "--", "echo", "awake")[1] == "awake\n"
 
 
+@with_each_vmm
 @pytest.mark.lab
 def test_guests_outlive_the_service(installed: Machine) -> None:
     """A session with a guest goes on while the service is restarted, and while it is killed."""
@@ -191,6 +195,7 @@ def test_guests_outlive_the_service(installed: Machine) -> None:
     still_obeys(installed, "web")
 
 
+@with_each_vmm
 @pytest.mark.lab
 def test_a_run_in_the_foreground_outlives_the_service(installed: Machine) -> None:
     """`vm run --rm` notices nothing, gives the exact status, and its VM goes although another service started it."""
@@ -217,6 +222,7 @@ def test_a_run_in_the_foreground_outlives_the_service(installed: Machine) -> Non
     assert vms_of(installed, "alice") == []
 
 
+@with_each_vmm
 @pytest.mark.lab
 def test_an_upgrade_disturbs_nothing(installed: Machine) -> None:
     """To a later version with another shim and another guest program, and back."""

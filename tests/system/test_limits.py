@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.patience import until
 from tests.system.here import LAB
-from tests.system.installed import CONFIG, SMALL, banger, configure, running, show, vms_of
+from tests.system.installed import CONFIG, SMALL, banger, configure, running, show, vms_of, with_each_vmm
 from tests.system.machine import Machine
 from tests.system.unit_of_vm import SLICE, RunningVM, cpu_use
 
@@ -57,6 +57,7 @@ def memory_max(machine: Machine, name: str) -> int:
     return int(RunningVM.find(machine, name).cgroup("memory.max"))
 
 
+@with_each_vmm
 def test_a_guest_can_use_all_its_memory(installed: Machine) -> None:
     """What the VMM and the kernel need beside it is allowed for: nothing is killed for it."""
     running(installed, "full")
@@ -193,6 +194,7 @@ def busy(machine: Machine, name: str) -> Iterator[None]:
         yield
 
 
+@with_each_vmm
 def test_a_host_without_memory_takes_it_from_a_vm(installed: Machine) -> None:
     """Rather than from anything else; and what was ended is told."""
     running(installed, "web")

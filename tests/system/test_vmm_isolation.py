@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 from tests.system.here import LAB
-from tests.system.installed import delete_all, running
+from tests.system.installed import delete_all, running, with_each_vmm
 from tests.system.machine import Machine
 from tests.system.unit_of_vm import RunningVM, threads
 
 pytestmark = [
     pytest.mark.lab,
+    with_each_vmm,
     pytest.mark.skipif(not LAB, reason="needs the lab: a VMM on real KVM under systemd; tests/lab/run"),
 ]
 

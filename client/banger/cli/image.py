@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from banger import render, units
 from banger.cli import complete
+from banger.cli.each import each
 from banger.cli.options import PEOPLE, ImageName, MoreImages, Output
 from banger.errors import Failure, UsageError
 from banger.service import Record, Service
@@ -120,15 +121,16 @@ def _opened(file: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def delete(name: ImageName, /, *more: MoreImages, output: Output = PEOPLE) -> None:
+def delete(name: ImageName, /, *more: MoreImages, output: Output = PEOPLE) -> int:
     """Remove images that no VM uses, by name or id."""
     service = Service()
-    for one in (name, *more):
-        service.delete_image(one, output.progress(one))
-        if not (output.json or output.quiet):
-            render.note(f"image {one} is deleted")
-    if output.json:
-        render.as_json([{"name": one, "done": "delete"} for one in (name, *more)])
+    return each(
+        (name, *more),
+        "delete",
+        lambda one: service.delete_image(one, output.progress(one)),
+        lambda one: f"image {one} is deleted",
+        output,
+    )
 
 
 def show(name: ImageName, /, *, output: Output = PEOPLE) -> None:

@@ -147,8 +147,10 @@ def test_images_kernels_jobs(lab):
     assert lab.run("image", "list").text.splitlines()[1].split("  ")[0] == "debian"
     assert lab.run("image", "list", "--json").json[0]["size"] == 123456789
     assert "6.1.0" in lab.run("kernel", "list").text
-    done = lab.run("image", "delete", "debian")
-    assert (done.status, done.err) == (0, "image debian is deleted\n")
+    done = lab.run("image", "delete", "nothere", "debian")
+    assert done.status == 1
+    assert "nothere" in done.err.splitlines()[0]
+    assert done.err.endswith("image debian is deleted\n")
     assert lab.run("image", "delete", "nothere").status == 1
     assert lab.run("image", "pull").status == 0
     jobs = lab.run("job", "list", "--json").json
