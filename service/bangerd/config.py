@@ -129,7 +129,12 @@ class Config(Table, frozen=True):
         ),
     ] = "auto"
     firecracker_bin: Annotated[
-        str, _text(_PROGRAM_MUST, "Firecracker's program; empty means the one in PATH.", _PROGRAM)
+        str,
+        _text(
+            _PROGRAM_MUST,
+            "Firecracker's program; empty means the one in /usr/local/bin, /usr/bin or their sbin.",
+            _PROGRAM,
+        ),
     ] = ""
     firecracker_pci: Annotated[
         bool,

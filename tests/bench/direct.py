@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bangerd.core.ports import Driver, Rates, UnitSpec
+from bangerd.core.ports import UnitSpec
+from bangerd.core.vmm import Driver, Rates
 from bangerd.host.firecracker import Firecracker, read_version
 from bangerd.host.firecracker_config import CONFIG, VSOCK
 from bangerd.host.qemu import CHANNEL_FD

@@ -19,7 +19,8 @@ from typing import cast
 from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.launch import ROLES, Launcher
-from bangerd.core.ports import Driver, UnitSpec
+from bangerd.core.ports import UnitSpec
+from bangerd.core.vmm import Driver
 from bangerd.host.caches import CacheFiles
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import HostFacts

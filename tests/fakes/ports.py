@@ -11,12 +11,7 @@ from pathlib import Path
 from bangerd.config import Config
 from bangerd.core.effects import Ports
 from bangerd.core.hook import hook_from
-from bangerd.core.ports import (
-    GuestStatus,
-    Order,
-    Progress,
-    UnitSpec,
-)
+from bangerd.core.ports import GuestStatus, Order, Progress, UnitSpec
 from bangerd.model.errors import (
     GuestFailed,
     LimitReached,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from bangerd.core.ports import Capability, Launch, Plan, Rates
+from bangerd.core.vmm import Capability, Launch, Plan, Rates
 from bangerd.model.vm import VM, ExitReason, ExitRecord
 from tests.fakes.world import World
 
@@ -13,10 +13,12 @@ class FakeVMM:
     capabilities = frozenset({Capability.PAUSE})
     reason = "it is the only one"
     missing: tuple[str, ...] = ()
+    refusal = ""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
+    async def check(self) -> None: ...
     async def plan(self, launch: Launch) -> Plan:
         return Plan(("vmm", launch.vm.sid), ("/dev/kvm",), 64 * 2**20, "fd")
 

@@ -117,7 +117,7 @@ class Machine:
 
     def running_traces(self) -> list[str]:
         """What is there of VMs that run: processes, links, tables. Empty when none does."""
-        programs = ("banger-shim", "qemu-system")
+        programs = ("banger-shim", "qemu-system", "firecracker")
         found = [line for line in self.netns.processes().values() if any(name in line for name in programs)]
         return [*found, *leftovers.links(self.netns.within), *leftovers.tables(self.netns.within)]
 

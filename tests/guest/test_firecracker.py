@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bangerd.core.ports import Capability, Rates
+from bangerd.core.vmm import Capability, Rates
 from bangerd.host.disk import DiskFiles
 from bangerd.host.firecracker import Firecracker, read_version
-from bangerd.model.errors import StepFailed
+from bangerd.model.errors import HostNotReady, StepFailed
 from bangerd.model.vm import MIB
 from tests.guest.machine import Netns
 from tests.guest.vmm_alone import VMMAlone
@@ -48,7 +48,7 @@ def driver_of(alone: VMMAlone) -> Firecracker:
 async def test_pause_stops_the_guest_and_resume_lets_it_go_on(alone: VMMAlone) -> None:
     driver = driver_of(alone)
     if Capability.PAUSE not in driver.capabilities:  # docs/vmm.md
-        with pytest.raises(StepFailed, match="hear nothing of their host after a pause"):
+        with pytest.raises(HostNotReady, match="hear nothing of their host after a pause"):
             await driver.pause(alone.vm)
         assert await alone.sh("echo still here") == "still here\n"
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bangerd.config import parse
-from bangerd.core.ports import Capability, Driver, Rates
+from bangerd.core.vmm import Capability, Driver, Rates
 from bangerd.host import drivers
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import probe_kvm
@@ -84,6 +84,7 @@ def inside(alice: User, script: str) -> str:
     return alice.ok("vm", "exec", "box", "--", "/bin/sh", "-c", f"PATH=/bin; {script}")
 
 
+@pytest.mark.lab
 def test_memory_that_a_guest_has_freed_is_the_hosts_again(alice: User, box: Running) -> None:
     if Capability.FREE_PAGE_REPORTING not in box.driver.capabilities:
         pytest.skip("needs Firecracker with free page reporting: 1.14")
@@ -95,6 +96,7 @@ def test_memory_that_a_guest_has_freed_is_the_hosts_again(alice: User, box: Runn
     until(lambda: box.memory() < much - TOUCHED * 3 // 4, lambda: f"{much} bytes became {box.memory()}")
 
 
+@pytest.mark.lab
 def test_a_guest_has_an_entropy_device(alice: User, box: Running) -> None:
     """The driver is loaded when the guest is up, by nobody but the guest program."""
     current = "cat /sys/class/misc/hw_random/rng_current"
@@ -125,6 +127,7 @@ async def _use(box: Running) -> None:
     assert not await driver.paused(vm)
 
 
+@pytest.mark.lab
 def test_the_whole_interface_with_a_real_vmm(alice: User, box: Running) -> None:
     # The guest's driver of the balloon is there a moment after the guest is.
     until(lambda: "virtio_balloon" in inside(alice, "ls /sys/bus/virtio/drivers"), "the balloon's driver")
@@ -139,6 +142,7 @@ def seconds_to_read(alice: User) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.lab
 def test_a_limit_of_disks_holds_and_can_be_lifted(alice: User, box: Running) -> None:
     asyncio.run(box.driver.limit(box.vm, Rates(disk=MIB)))
     limited = seconds_to_read(alice)
@@ -147,6 +151,7 @@ def test_a_limit_of_disks_holds_and_can_be_lifted(alice: User, box: Running) -> 
     assert seconds_to_read(alice) < limited
 
 
+@pytest.mark.lab
 def test_the_power_button_of_an_image_without_init(alice: User, box: Running) -> None:
     """It is a reboot in order: what was written is there afterwards."""
     inside(alice, "echo kept >/note")

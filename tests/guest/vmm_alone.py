@@ -11,7 +11,7 @@ from pathlib import Path
 
 from banger import messages, transfer
 from bangerd.core.launch import CMDLINE
-from bangerd.core.ports import Disk, Driver, Launch, Plan
+from bangerd.core.vmm import Disk, Driver, Launch, Plan
 from bangerd.host.devices import device_groups
 from bangerd.host.disk import DiskFiles
 from bangerd.host.shims import ShimClients

@@ -56,6 +56,10 @@ def _here(options: list[str]) -> int:
     works, why = probe_kvm()
     if not works:
         return _complain(f"--here needs KVM, and {why}; without --here the lab brings its own")
+    if options and (not options[0].startswith("-") or options[0] == "--bench"):
+        return _complain(
+            f"--here takes options of pytest's, not {options[0]}; tests/run and tests/bench/run take the rest"
+        )
     tests = [str(REPO / "tests/run"), "guest", "-m", "lab", f"--junitxml={LOGS / 'lab.xml'}"]
     return subprocess.run([*tests, *options], check=False).returncode
 
@@ -75,13 +79,17 @@ def _lab(words: list[str], binary: str) -> int:
 
 
 def _furnish(lab: Lab) -> None:
-    """The checkout at its place, compiled once, images and kernels where tests look for them; these install banger."""
+    """The checkout at its place, compiled once, images and kernels where tests look for them; these install banger.
+
+    Raises LabError where KVM does not work: QEMU would emulate then, and nothing would be told of it.
+    """
     lab.sh(f"""
         cp -r /lab/source/. {SOURCE}
         mkdir -p {CACHE}
         cp -r /lab/library {CACHE}/library-{recipe()}
         cd {SOURCE}
         .venv/bin/python -m compileall -q -j 0 client service packaging tests
+        .venv/bin/python -c 'from bangerd.host.facts import probe_kvm; works, why = probe_kvm(); assert works, why'
     """)
 
 
@@ -136,7 +144,8 @@ def _sum_up(report: str) -> None:
     counts: Counter[tuple[str, str]] = Counter()
     seconds: Counter[str] = Counter()
     for case in ET.fromstring(report).iter("testcase"):
-        driver = next((name for name in DRIVERS if name in case.get("name", "")), "neither")
+        whole = f"{case.get('classname', '')}.{case.get('name', '')}"
+        driver = next((name for name in DRIVERS if name in whole), "neither")
         bad = [child.tag for child in case if child.tag in ("failure", "error", "skipped")]
         counts[driver, bad[0] if bad else "passed"] += 1
         seconds[driver] += float(case.get("time", "0"))

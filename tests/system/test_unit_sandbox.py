@@ -18,7 +18,8 @@ from tests.system.debian_root import REPO
 from tests.system.machine import Machine
 from tests.system.supervisor_contract import Rig, uid_of
 
-from bangerd.core.ports import NO_LIMITS, Launch, Plan, UnitSpec
+from bangerd.core.ports import UnitSpec
+from bangerd.core.vmm import NO_LIMITS, Launch, Plan
 from bangerd.host.disk import DiskFiles
 from bangerd.host.firecracker import Firecracker
 from bangerd.host.qemu import Qemu

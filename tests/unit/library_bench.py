@@ -38,7 +38,7 @@ say(result={"init": "/sbin/init"})
 """
 GOOD_KERNEL = """
 squash("modules.squashfs")
-Path("vmlinux").write_bytes(b"\\x7fELF" + bytes(4096))
+Path("vmlinux").write_bytes(b"\\x7fELF\\x02\\x01" + bytes(12) + b"\\x3e" + bytes(4096))
 Path("vmlinuz").write_bytes(bytes(0x1fe) + b"\\x55\\xaa" + b"\\0\\0" + b"HdrS" + bytes(4096))
 Path("modules.cpio").write_bytes(b"070701modules")
 say(result={"release": "6.1.0", "package": "linux-image", "version": "6.1-1"})

@@ -5,6 +5,7 @@ from tests.fakes.ports import World, fake_ports
 from tests.fakes.vmm import FakeVMM
 
 from bangerd.core.doctor import Check, Doctor
+from bangerd.model.errors import HostNotReady
 
 
 async def checks(name: str) -> list[Check]:
@@ -20,6 +21,18 @@ async def test_a_reason_that_tells_of_kvm_tells_it_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(FakeVMM, "reason", "it needs no KVM, and KVM is a fake")
     (check,) = await checks("vmm")
     assert check.text == "fake with kvm: it needs no KVM, and KVM is a fake"
+
+
+async def test_a_vmm_that_cannot_be_started_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check(_vmm: FakeVMM) -> None:
+        raise HostNotReady("/usr/bin/fake cannot be used: No such file or directory")
+
+    monkeypatch.setattr(FakeVMM, "check", check)
+    (found,) = await checks("vmm")
+    assert (found.state, found.text) == (
+        "failed",
+        "fake: /usr/bin/fake cannot be used: No such file or directory",
+    )
 
 
 async def test_what_the_vmm_cannot_do_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.unit.test_firecracker import a_vm
 
 from bangerd.config import Config, VMLimits
 from bangerd.core.launch import READ_ONLY
-from bangerd.core.ports import Capability, Disk, Driver, Launch, Rates, disk_roles
+from bangerd.core.vmm import Capability, Disk, Driver, Launch, Rates, disk_roles
 from bangerd.host import drivers, firecracker
 from bangerd.host.disk import DiskFiles
 from bangerd.host.qemu import Qemu
@@ -89,8 +89,27 @@ async def test_the_best_driver_is_chosen_and_said_why(
 async def test_what_the_admin_wants_and_cannot_be_is_said(
     choose: Any, config: Config, works: bool, why: str
 ) -> None:
+    """Nothing is started then, and what runs is talked to all the same."""
+    found = await choose(config, works, there=False)
+    assert re.search(why, found.refusal)
+    assert found.refusal.endswith("; mend that, then `systemctl restart banger`")
     with pytest.raises(HostNotReady, match=why):
-        await choose(config, works, there=False)
+        await found.check()
+    (found._disks.run_dir(a_vm()) / "control.sock").touch()
+    assert found.of(a_vm()).name == "qemu"
+
+
+async def test_a_program_that_has_gone_since_is_told_when_asked(choose: Any, binary: Path) -> None:
+    found = await choose(Config(), works=True, there=True)
+    await found.check()
+    binary.unlink()
+    with pytest.raises(HostNotReady, match="cannot be run"):
+        await found.check()
+    found = await choose(Config(vmm="qemu"), works=True, there=True)
+    await found.check()
+    binary.with_name("qemu").unlink()
+    with pytest.raises(HostNotReady, match="cannot be run"):
+        await found.check()
 
 
 async def test_a_vm_that_runs_keeps_the_driver_it_was_started_with(disks: DiskFiles, choose: Any) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.unit.test_firecracker import a_launch
 
-from bangerd.core.ports import Capability, Plan, Rates
+from bangerd.core.vmm import Capability, Plan, Rates
 from bangerd.host import firecracker
 from bangerd.host.disk import DiskFiles
 from bangerd.host.firecracker import Firecracker
@@ -152,6 +152,15 @@ def test_only_a_program_that_root_alone_can_change_is_run(tmp_path: Path) -> Non
     os.chown(link.parent, 1000, 1000)
     with pytest.raises(HostNotReady, match="others than root can change .*/links; chown"):
         firecracker.check_binary(link)
+    # a link to a link: who owns the one in between decides, too
+    (tmp_path / "first").symlink_to("links/../links/fc")
+    with pytest.raises(HostNotReady, match="others than root can change .*/links; chown"):
+        firecracker.check_binary(tmp_path / "first")
+    os.chown(link.parent, 0, 0)
+    assert firecracker.check_binary(tmp_path / "first") == path.resolve()
+    os.chown(link, 1000, 1000, follow_symlinks=False)
+    with pytest.raises(HostNotReady, match="others than root can change .*/links/fc; chown"):
+        firecracker.check_binary(tmp_path / "first")
     (folder / "circle").symlink_to("circle")
     with pytest.raises(HostNotReady, match="circle cannot be used: "):
         firecracker.check_binary(folder / "circle")

@@ -151,8 +151,16 @@ async def test_hostile_worker(bench: Bench, body: str, error: type[Exception], s
     assert list((bench.state / "images").iterdir()) == []
 
 
-async def test_a_kernel_that_is_none(bench: Bench) -> None:
-    bench.worker_does(GOOD_KERNEL.replace("HdrS", "ELF!"))
-    with pytest.raises(PullFailed, match="vmlinuz is no Linux kernel in bzImage format"):
+@pytest.mark.parametrize(
+    ("good", "bad", "says"),
+    [
+        ("HdrS", "ELF!", "vmlinuz is no Linux kernel in bzImage format"),
+        ("\\x3e", "\\xb7", "vmlinux is no kernel in ELF format for x86-64"),
+    ],
+)
+async def test_a_kernel_that_is_none(bench: Bench, good: str, bad: str, says: str) -> None:
+    assert good in GOOD_KERNEL
+    bench.worker_does(GOOD_KERNEL.replace(good, bad))
+    with pytest.raises(PullFailed, match=says):
         await bench.library.pull_kernel("debian-bookworm", lambda _p: None)
     assert list((bench.state / "kernels").iterdir()) == []

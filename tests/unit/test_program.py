@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.unit.test_firecracker import a_launch
 
-from bangerd.core.ports import Rates
+from bangerd.core.vmm import Rates
 from bangerd.host import facts
 from bangerd.host.disk import DiskFiles
 from bangerd.host.facts import HostFacts

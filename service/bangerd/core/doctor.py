@@ -6,7 +6,7 @@ from typing import Literal
 from bangerd.core.describe import Describer
 from bangerd.core.effects import Ports
 from bangerd.core.requests import CreateRequest
-from bangerd.model.errors import BangerError
+from bangerd.model.errors import BangerError, HostNotReady
 from bangerd.model.sizing import Sized, shown
 from bangerd.model.vm import GIB
 
@@ -35,7 +35,7 @@ class Doctor:
     async def checks(self) -> list[Check]:
         ports = self._ports
         return [
-            self._vmm(),
+            await self._vmm(),
             *[Check("limits", "warning", text, _LIMITS_HINT) for text in self._ports.vmm.missing],
             self._sizes(),
             self._disk(),
@@ -44,9 +44,13 @@ class Doctor:
             self._library(),
         ]
 
-    def _vmm(self) -> Check:
+    async def _vmm(self) -> Check:
         works, why = self._ports.host.kvm()
         vmm = self._ports.vmm
+        try:
+            await vmm.check()
+        except HostNotReady as exc:
+            return Check("vmm", "failed", f"{vmm.name}: {exc}", "no VM can be started; docs/vmm.md")
         reason = vmm.reason if why in vmm.reason else f"{vmm.reason}; {why}"
         text = f"{vmm.name} with {vmm.accelerator}: {reason}"
         if works:

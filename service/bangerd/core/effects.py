@@ -10,18 +10,8 @@ from pathlib import Path
 from bangerd.config import Config
 from bangerd.core.caches import Caches
 from bangerd.core.launch import Launcher
-from bangerd.core.ports import (
-    VMM,
-    CacheDisks,
-    Disks,
-    Hook,
-    Host,
-    Library,
-    Network,
-    Shims,
-    Supervisor,
-    VMStore,
-)
+from bangerd.core.ports import CacheDisks, Disks, Hook, Host, Library, Network, Shims, Supervisor, VMStore
+from bangerd.core.vmm import VMM
 from bangerd.model.errors import BangerError, GuestFailed, StepFailed
 from bangerd.model.lifecycle import Ending, Step
 from bangerd.model.vm import VM, ExitReason, ExitRecord, Observed, Unit

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bangerd.core.ports import Disk, Launch, UnitSpec, disk_roles
+from bangerd.core.ports import UnitSpec
+from bangerd.core.vmm import Disk, Launch, disk_roles
 from bangerd.model.errors import HostNotReady, InvalidSpec, NoSuchImage, NoSuchKernel
 from bangerd.model.image import Image, Kernel
 from bangerd.model.reference import parse
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 CMDLINE = "quiet console=ttyS0 cryptomgr.notests panic=-1"
 HOST_KEY = "/etc/ssh/ssh_host_ed25519_key"
 SHIM_THREADS = 1
+# One part in so many of a VM's memory goes into tables of its pages: 8 bytes for each 4 KiB, the VMM's and KVM's.
+PAGE_TABLES = 256
 ROLES = ("image", "modules", "data")  # after the seed, in device order
 READ_ONLY = frozenset({"seed", "image", "modules"})
 
@@ -86,7 +89,7 @@ class Launcher:
             for path, role in zip(files, disk_roles(vm), strict=True)
         )
         elf = ports.library.elf_path(self.kernel(vm.spec.kernel))
-        self.check_kvm()
+        self.check_vmm()
         launch = Launch(vm, run_dir, kernel, elf, initrd, CMDLINE, disks, kvm=ports.vmm.accelerator == "kvm")
         plan = await ports.vmm.plan(launch)
         shim = [str(ports.shim), "--dir", str(run_dir), "--channel", plan.channel]
@@ -100,7 +103,7 @@ class Launcher:
             read_write=(own, *caches),
             read_only=(image, kernel, initrd, modules, *plan.read_only),
             devices=plan.devices,
-            memory_max=vm.spec.memory + plan.memory_overhead,
+            memory_max=vm.spec.memory + vm.spec.memory // PAGE_TABLES + plan.memory_overhead,
             file_max=max([vm.spec.disk, *self._cache_sizes(vm)]),
             programs=(ports.shim, Path(plan.argv[0])),
             threads=SHIM_THREADS + plan.threads,
@@ -110,8 +113,10 @@ class Launcher:
             lifeline=lifeline,
         )
 
-    def check_kvm(self) -> None:
-        """Raises HostNotReady when the driver was chosen for KVM, and that has been taken away since."""
+    def check_vmm(self) -> None:
+        """Raises HostNotReady when there is none to start, or KVM, for which it was chosen, has been taken away."""
+        if self._ports.vmm.refusal:
+            raise HostNotReady(self._ports.vmm.refusal)
         works, why = self._ports.host.kvm()
         if self._ports.vmm.accelerator == "kvm" and not works:
             raise HostNotReady(

@@ -246,7 +246,7 @@ class VMs:
         machine = self._machine(vm.sid, shown=vm.name)
         self._check_caches(machine.vm)
         if machine.state not in (VMState.RUNNING, VMState.PAUSED):
-            self._launcher.check_kvm()
+            self._launcher.check_vmm()
 
         async def body(job: Job) -> None:
             if machine.vm.desired is Desired.RUNNING:
@@ -278,7 +278,7 @@ class VMs:
     def restart(self, vm: VM, by: Caller) -> Job:
         """Stop, then start. Raises VMBusy, HostNotReady."""
         machine = self._machine(vm.sid, shown=vm.name)
-        self._launcher.check_kvm()
+        self._launcher.check_vmm()
 
         async def body(job: Job) -> None:
             await machine.reach(Desired.STOPPED, _reporter(job), last_error="")

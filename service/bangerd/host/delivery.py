@@ -80,7 +80,7 @@ class Delivery:
 
 
 def check_content(name: str, head: bytes, size: int) -> None:
-    """Raise PullFailed when a file's first 4 KiB do not fit its name: a squashfs that is whole, a bzImage."""
+    """Raise PullFailed when a file's first 4 KiB do not fit its name: a squashfs that is whole, a bzImage, its ELF."""
     if name.endswith(".squashfs"):
         # Superblock: magic, …, at 28 the major version, at 40 the bytes used (Linux, fs/squashfs/squashfs_fs.h).
         if len(head) < 96 or head[:4] != b"hsqs" or int.from_bytes(head[28:30], "little") != 4:
@@ -93,6 +93,9 @@ def check_content(name: str, head: bytes, size: int) -> None:
     # Boot sector signature and "HdrS" (Linux, Documentation/arch/x86/boot.rst).
     elif name == "vmlinuz" and (head[0x1FE:0x200] != b"\x55\xaa" or head[0x202:0x206] != b"HdrS"):
         raise PullFailed(f"{name} is no Linux kernel in bzImage format")
+    # elf.h: 64 bits, little-endian; at 18 the machine, EM_X86_64.
+    elif name == "vmlinux" and (head[:6] != b"\x7fELF\x02\x01" or head[18:20] != b"\x3e\x00"):
+        raise PullFailed(f"{name} is no kernel in ELF format for x86-64")
 
 
 def _sync(path: Path) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bangerd.config import Config
-from bangerd.core.ports import Capability, Disks, Driver, Launch, Plan, Rates
+from bangerd.core.ports import Disks
+from bangerd.core.vmm import Capability, Driver, Launch, Plan, Rates
 from bangerd.host import firecracker
 from bangerd.host.firecracker_config import CONFIG, OLDEST
-from bangerd.host.qemu import BINARY, Qemu, find_qemu
+from bangerd.host.qemu import BINARY, Qemu
 from bangerd.model.errors import HostNotReady
 from bangerd.model.vm import VM
 
@@ -18,13 +19,21 @@ NAME = "firecracker"
 
 
 class Drivers:
-    """Implements core.ports.VMM. `others` talk to VMs that were started with what is not chosen any more."""
+    """Implements core.vmm.VMM. `others` talk to VMs that were started with what is not chosen any more."""
 
     def __init__(
-        self, chosen: Driver, reason: str, others: tuple[Driver, ...], disks: Disks, config: Config
+        self,
+        chosen: Driver,
+        reason: str,
+        others: tuple[Driver, ...],
+        disks: Disks,
+        config: Config,
+        *,
+        refusal: str = "",
     ) -> None:
         self._chosen = chosen
         self._reason = reason
+        self.refusal = refusal
         self._by_name = {driver.name: driver for driver in (*others, chosen)}
         self._disks = disks
         self._config = config
@@ -33,7 +42,7 @@ class Drivers:
 
     @property
     def reason(self) -> str:
-        if isinstance(self._chosen, firecracker.Firecracker):
+        if isinstance(self._chosen, firecracker.Firecracker) and not self.refusal:
             return f"{self._reason} ({self._chosen.version})"
         return self._reason
 
@@ -58,6 +67,11 @@ class Drivers:
             found.append("firecracker_pci has no effect: it needs Firecracker 1.13 or later")
         return tuple(found)
 
+    async def check(self) -> None:
+        if self.refusal:
+            raise HostNotReady(self.refusal)
+        await self._chosen.check()
+
     async def plan(self, launch: Launch) -> Plan:
         return await self._chosen.plan(launch)
 
@@ -70,19 +84,23 @@ class Drivers:
 
 
 async def choose(config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str]]) -> Drivers:
-    """Firecracker where KVM works and it is there, else QEMU; or what the admin's `vmm` says. Raises HostNotReady."""
+    """Firecracker where KVM works and it is there, else QEMU; or what the admin's config says.
+
+    Where that cannot be used the service runs all the same, for VMs that run, and nothing is started.
+    """
     works, why = kvm()
     rates = Rates(config.vm_limits.disk_bytes_per_s, config.vm_limits.network_bytes_per_s)
-    others = (
-        Qemu(BINARY, disks, rates, kvm=works),
-        firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, rates),
-    )
+    nameless = firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, rates)
+    others = (Qemu(BINARY, disks, rates, kvm=works), nameless)
 
-    def use(driver: Driver, reason: str) -> Drivers:
-        return Drivers(driver, reason, others, disks, config)
+    def use(driver: Driver, reason: str, refusal: str = "") -> Drivers:
+        return Drivers(driver, reason, others, disks, config, refusal=refusal)
 
     def use_qemu(reason: str) -> Drivers:
-        return use(Qemu(find_qemu(config.qemu_bin), disks, rates, kvm=works), reason)
+        return use(Qemu(config.qemu_bin, disks, rates, kvm=works), reason)
+
+    def refuse(why: str) -> Drivers:
+        return use(nameless, why, f"{why}; mend that, then `systemctl restart banger`")
 
     if config.vmm == Qemu.name:
         return use_qemu('vmm = "qemu" in the admin\'s config')
@@ -90,7 +108,7 @@ async def choose(config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str
         microvm = await _firecracker(config, disks, rates)
     except HostNotReady as exc:
         if config.vmm == NAME or config.firecracker_bin:
-            raise
+            return refuse(str(exc))
         return use_qemu(str(exc) if works else f"Firecracker needs KVM, and {why}")
     if works:
         wanted = config.vmm == NAME
@@ -101,14 +119,16 @@ async def choose(config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str
             else "KVM works, and Firecracker is installed",
         )
     if config.vmm == NAME:
-        raise HostNotReady(f'vmm = "firecracker" needs KVM, and {why}; mend that, or set vmm = "auto"')
+        return refuse(f'vmm = "firecracker" needs KVM, and {why}')
     return use_qemu(f"Firecracker needs KVM, and {why}")
 
 
 async def _firecracker(config: Config, disks: Disks, rates: Rates) -> firecracker.Firecracker:
     found = config.firecracker_bin or shutil.which(NAME, path=SEARCHED)
     if not found:
-        raise HostNotReady("Firecracker is not installed (no firecracker in /usr/local/bin or /usr/bin)")
+        raise HostNotReady(
+            "Firecracker is not installed (no firecracker in /usr/local/bin, /usr/bin or their sbin)"
+        )
     binary = Path(found)
     version = await firecracker.read_version(firecracker.check_binary(binary))
     return firecracker.Firecracker(binary, version, disks, rates, pci=config.firecracker_pci)

@@ -1,14 +1,16 @@
 """The Firecracker driver: its configuration file, and its API for what comes after the boot."""
 
+import errno
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from bangerd.core.ports import Capability, Disks, Launch, Plan, Rates, disk_roles
+from bangerd.core.ports import Disks
+from bangerd.core.vmm import Capability, Launch, Plan, Rates, disk_roles
 from bangerd.host import firecracker_api, process
 from bangerd.host.elf import needs_libraries
 from bangerd.host.firecracker_config import (
@@ -31,6 +33,7 @@ API_S = 10.0
 SNAPSHOT_S = 300.0  # it writes the guest's whole memory
 PIPE = 1024 * 1024  # the most that a pipe holds
 LINES = 4  # of it are looked at: the last may be cut off, and what comes before is old
+MAX_LINKS = 40  # as many as the kernel follows
 THREADS = 15  # its own two, what KVM adds, and room
 OVERHEAD = 48 * MIB  # the VMM, its threads and what the kernel accounts to it
 CAPABILITIES = frozenset(Capability) - {Capability.FREE_PAGE_REPORTING}
@@ -49,7 +52,7 @@ _STATUS = {
 
 
 class Firecracker:
-    """Implements core.ports.Driver. Needs KVM."""
+    """Implements core.vmm.Driver. Needs KVM."""
 
     name = "firecracker"
     accelerator = "kvm"
@@ -77,7 +80,7 @@ class Firecracker:
         self.capabilities = (CAPABILITIES | more) - deaf
 
     async def plan(self, launch: Launch) -> Plan:
-        await self._keep_up()
+        await self.check()
         kernel = launch.elf  # preferred: it need not be unpacked at each boot
         if not kernel.exists():
             if not self.features.bzimage:
@@ -102,8 +105,8 @@ class Firecracker:
             needs_libraries=await in_thread(needs_libraries, self._program),
         )
 
-    async def _keep_up(self) -> None:
-        """Look at the binary anew when it is another file than before: an upgrade does not wait for the service."""
+    async def check(self) -> None:
+        """Looks at the binary anew when it is another file than before: an upgrade does not wait for the service."""
         seen = fingerprint(self._binary)
         if seen is not None and seen == self._seen:
             return
@@ -115,18 +118,21 @@ class Firecracker:
         return _STATUS.get(status, "")
 
     async def pause(self, vm: VM) -> None:
-        # The program that the VM was started with; the file may have been replaced since.
+        await self._check_resumes(vm)
+        await self._ask(vm, "PATCH", "/vm", {"state": "Paused"})
+
+    async def _check_resumes(self, vm: VM) -> None:
+        """Of the program that the VM was started with: the file may have been replaced since. Raises HostNotReady."""
         runs = str((await self._ask(vm, "GET", "/")).get("vmm_version"))[:60]
         try:
             resumes = features(parse_version(f"Firecracker v{runs}")).resumes
         except HostNotReady as exc:
             raise StepFailed(f"Firecracker of '{vm.name}' says {runs!a} for its version") from exc
         if not resumes:
-            raise StepFailed(
-                f"it is run by Firecracker {runs}, whose guests hear nothing of their host after a"
-                ' pause; 1.15 and 1.17 do better, and so does vmm = "qemu" in the admin\'s config (docs/vmm.md)'
+            raise HostNotReady(
+                f"it is run by Firecracker {runs}, whose guests hear nothing of their host after a pause; 1.15 and"
+                ' 1.16.2 do better, and so does vmm = "qemu" in the admin\'s config (docs/vmm.md)'
             )
-        await self._ask(vm, "PATCH", "/vm", {"state": "Paused"})
 
     async def resume(self, vm: VM) -> None:
         await self._ask(vm, "PATCH", "/vm", {"state": "Resumed"})
@@ -160,10 +166,13 @@ class Firecracker:
             await self._ask(vm, "PATCH", f"/drives/{drive}", body)
 
     async def snapshot(self, vm: VM, state: str, memory: str) -> None:
+        await self._check_resumes(vm)
         body = {"snapshot_type": "Full", "snapshot_path": state, "mem_file_path": memory}
         await self._ask(vm, "PUT", "/snapshot/create", body, timeout_s=SNAPSHOT_S)
 
     async def restore(self, vm: VM, state: str, memory: str, *, resume: bool) -> None:
+        await self._check_resumes(vm)
+        # Without its own clock_realtime, since 1.16: KVM has no master clock for it on a host that is a VM itself.
         body: dict[str, Any] = {
             "snapshot_path": state,
             "mem_backend": {"backend_type": "File", "backend_path": memory},
@@ -212,22 +221,44 @@ def fingerprint(path: Path) -> tuple[int, ...] | None:
 
 def check_binary(path: Path) -> Path:
     """The program itself, links followed. Nobody but root may be able to change it. Raises HostNotReady."""
+    resolved = path
     try:
-        resolved = path.resolve(strict=True)
-        for part in (resolved, *resolved.parents, *path.parents):
-            seen = part.stat()
+        for part in _way(path):
+            resolved, seen = part, part.lstat()
             # In a folder like /tmp others may make files, but not change those of root.
             shared = stat.S_ISDIR(seen.st_mode) and seen.st_mode & stat.S_ISVTX
-            open_to_others = seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not shared
+            closed = shared or stat.S_ISLNK(seen.st_mode)
+            open_to_others = seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not closed
             if seen.st_uid != 0 or open_to_others:
                 raise HostNotReady(
                     f"{path} is not used: others than root can change {part}; chown root:root and chmod go-w it"
                 )
-    except (OSError, RuntimeError) as exc:  # RuntimeError: links in a circle, before Python 3.13
-        reason = exc.strerror if isinstance(exc, OSError) else exc
-        raise HostNotReady(f"{path} cannot be used: {reason}") from exc
+    except OSError as exc:
+        raise HostNotReady(f"{path} cannot be used: {exc.strerror}") from exc
     check_program(str(path))
     return resolved
+
+
+def _way(path: Path) -> Iterator[Path]:
+    """Every folder and link that decides what `path` is, and at last the file itself. Raises OSError."""
+    at, left, links = Path("/"), list(reversed(path.absolute().parts[1:])), 0
+    yield at
+    while left:
+        step = at / left.pop()
+        if step.name == "..":
+            at = at.parent
+            continue
+        yield step
+        if not step.is_symlink():
+            at = step
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = step.readlink()
+        if target.is_absolute():
+            at = Path("/")
+        left += [part for part in reversed(target.parts) if part != "/"]
 
 
 def _open_pipe(path: Path, uid: int) -> FileIO:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bangerd.core.ports import Disk, Launch, Rates
+from bangerd.core.vmm import Disk, Launch, Rates
 from bangerd.model.errors import HostNotReady
 from bangerd.model.vm import MIB
 
@@ -28,9 +28,8 @@ class Features:
     pci: bool  # devices on a PCI bus (--enable-pci) instead of memory-mapped ones
     free_page_reporting: bool  # the balloon gives back what the guest has free, without being asked
     bzimage: bool  # boots what distributions package; the guest then unpacks it at each boot
-    resumes: (
-        bool  # a guest that was paused hears its host again (not in 1.16: Firecracker's pull request 6100)
-    )
+    # A guest that was paused hears its host again: not in 1.16.0 and 1.16.1 (Firecracker's pull requests 6100, 6182).
+    resumes: bool
 
 
 def parse_version(said: str) -> tuple[int, int, int]:
@@ -57,7 +56,7 @@ def features(version: tuple[int, int, int]) -> Features:
         pci=minor >= (1, 13),
         free_page_reporting=minor >= (1, 14),
         bzimage=minor >= (1, 17),
-        resumes=minor != (1, 16),
+        resumes=minor != (1, 16) or version >= (1, 16, 2),
     )
 
 

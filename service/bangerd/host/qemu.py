@@ -8,7 +8,8 @@ from pathlib import Path
 
 from qemu.qmp import QMPClient, QMPError
 
-from bangerd.core.ports import NO_LIMITS, Capability, Disk, Disks, Launch, Plan, Rates, disk_roles
+from bangerd.core.ports import Disks
+from bangerd.core.vmm import NO_LIMITS, Capability, Disk, Launch, Plan, Rates, disk_roles
 from bangerd.host.elf import needs_libraries
 from bangerd.host.program import check_program
 from bangerd.host.thread import in_thread
@@ -30,7 +31,7 @@ BINARY = "qemu-system-x86_64"
 
 
 class Qemu:
-    """Implements core.ports.Driver."""
+    """Implements core.vmm.Driver."""
 
     name = "qemu"
     capabilities = frozenset(Capability) - {Capability.NETWORK_RATE, Capability.METRICS, Capability.SNAPSHOT}
@@ -40,6 +41,9 @@ class Qemu:
         self._disks = disks
         self._rates = rates
         self.accelerator = "kvm" if kvm else "tcg"
+
+    async def check(self) -> None:
+        find_qemu(self._binary)
 
     async def plan(self, launch: Launch) -> Plan:
         # Links followed: what it loads is beside the program itself, and its unit sees that alone.
