@@ -1,5 +1,6 @@
 """bangerd goes, guests stay: kill -9 and a restart disturb neither VMs nor sessions."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 
@@ -84,3 +85,34 @@ def test_client_says_that_the_service_went(alice: User, machine: Machine) -> Non
         assert alice.state("late") == "running"
     finally:
         alice.ok("vm", "delete", "late")
+
+
+@pytest.fixture
+def without_vmm(machine: Machine) -> Iterator[None]:
+    """The admin's config wants a VMM that is not there. The service that reads it is yet to start."""
+    config = machine.layout.runtime / "banger.toml"
+    before = config.read_text()
+    kept = [line for line in before.splitlines() if not line.startswith(("vmm", "firecracker_bin"))]
+    config.write_text("\n".join(['firecracker_bin = "/usr/local/bin/gone"', *kept]))
+    machine.kill_service()
+    yield
+    config.write_text(before)
+    machine.kill_service()
+
+
+@pytest.mark.lab
+@pytest.mark.usefixtures("web", "without_vmm")
+def test_without_a_vmm_what_runs_is_looked_after(alice: User) -> None:
+    """Nothing is started, with the reason; the VM that runs is as ever."""
+    boot_id(alice, "web")
+    why = "/usr/local/bin/gone cannot be used: No such file or directory; mend that, then `systemctl restart"
+    for command, status in ((("run", "--", "true"), 125), (("restart", "web"), 1)):
+        done = alice.banger("vm", *command)
+        assert (done.status, why in done.err) == (status, True), done
+    checks = {check["name"]: check for check in json.loads(alice.banger("doctor", "--json").out)}
+    assert checks["vmm"]["state"] == "failed"
+    assert why in checks["vmm"]["text"]
+    assert alice.state("web") == "running"
+    alice.ok("vm", "stop", "web")
+    assert why in alice.banger("vm", "start", "web").err
+    assert alice.state("web") == "stopped"
