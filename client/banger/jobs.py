@@ -11,9 +11,9 @@ from banger.errors import BusError, Failure, describe
 from banger.progress import Progress
 
 _JOB = f"{dbus.NAME}.Job"
-# Only for what is shown, as each poll is a polkit check: a job's end comes as a signal.
-_POLL_MS = 250
-_POLL_UNSEEN_MS = 1000
+# For what is shown, as each poll is a polkit check: a job's end comes as a signal. Where nothing is shown, as a net.
+_POLL_MS, _POLL_UNSEEN_MS, _POLL_QUIET_MS = 250, 1000, 10_000
+_LOOK_MS = 1000
 _DRAW_MS = 100
 
 
@@ -49,7 +49,9 @@ class _Follower:
                 if signal.getsignal(signum) is signal.SIG_IGN:
                     continue  # a job in the background of a script
                 stack.callback(self._bus.on_signal(signum, self._interrupter(signum)))
-            stack.callback(self._bus.every(_POLL_MS if self._progress.live else _POLL_UNSEEN_MS, self._poll))
+            unseen_ms = _POLL_QUIET_MS if self._progress.quiet else _POLL_UNSEEN_MS
+            stack.callback(self._bus.every(_POLL_MS if self._progress.live else unseen_ms, self._poll))
+            stack.callback(self._bus.every(_LOOK_MS, self._look))
             if self._progress.live:
                 stack.callback(self._bus.every(_DRAW_MS, self._progress.draw))
             self._bus.start(self._call, self._replied)
@@ -108,10 +110,12 @@ class _Follower:
             BusError(str(job.get("error_name", "Failed")), str(job.get("error", ""))), self._doing
         )
 
-    def _poll(self) -> None:
+    def _look(self) -> None:
         if self._bus.closed:
             self._end(describe(BusError("org.freedesktop.DBus.Error.Disconnected", ""), self._doing))
-        elif not (self._progress.quiet or self._polling or self._ending) and self._job:
+
+    def _poll(self) -> None:
+        if self._job and not self._polling and not self._ending:
             self._polling = True
             self._describe(self._polled)
 

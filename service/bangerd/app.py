@@ -34,7 +34,7 @@ from bangerd.host.network import HostNetwork
 from bangerd.host.shims import ShimClients
 from bangerd.host.supervisor import ProcessSupervisor
 from bangerd.host.systemd import SYSTEMD, SystemdSupervisor
-from bangerd.model.errors import BangerError
+from bangerd.model.errors import BangerError, HostNotReady
 from bangerd.store.database import Database
 from bangerd.store.vms import VMRows
 
@@ -158,9 +158,7 @@ async def serve(options: Options) -> None:
         insecure_registries=config.insecure_registries,
     )
     await library.collect()
-    vmm = await drivers.choose(config, disks, host.kvm)
-    for text in vmm.missing:
-        log.warning("%s", text)
+    vmm = await _choose_vmm(config, disks, host)
     ports = Ports(
         config=config,
         host=host,
@@ -183,7 +181,7 @@ async def serve(options: Options) -> None:
         jobs=jobs,
         doctor=Doctor(ports),
         version=version("banger"),
-        capabilities=(ports.vmm.name, ports.vmm.accelerator, *sorted(map(str, ports.vmm.capabilities))),
+        capabilities=(vmm.name, *filter(None, [vmm.accelerator]), *sorted(map(str, vmm.capabilities))),
         catalog=library.catalog,
         user_name=host.user_name,
     )
@@ -193,7 +191,8 @@ async def serve(options: Options) -> None:
         await vms.begin()
         await server.publish()
         notify.notify("READY=1")
-        log.info("ready: %s with %s, %d VMs", ports.vmm.name, ports.vmm.accelerator, len(vms.all()))
+        chosen = f"{vmm.name} with {vmm.accelerator}" if vmm.accelerator else "without a VMM"
+        log.info("ready: %s, %d VMs", chosen, len(vms.all()))
         await _until(stop, server, systemd, vms, notify)
     finally:
         notify.notify("STOPPING=1")
@@ -206,6 +205,19 @@ async def serve(options: Options) -> None:
             systemd.close()
         await database.close()
         os.close(lock)
+
+
+async def _choose_vmm(config: configuration.Config, disks: DiskFiles, host: HostFacts) -> drivers.Drivers:
+    """What about it will not be as the admin wants is in the log."""
+    vmm = drivers.Drivers(config, disks, host.kvm)
+    await vmm.choose()
+    for text in vmm.missing:
+        log.warning("%s", text)
+    try:
+        await vmm.check()
+    except HostNotReady as exc:
+        log.warning("no VM can be started: %s", exc)
+    return vmm
 
 
 async def _until(

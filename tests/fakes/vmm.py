@@ -13,7 +13,6 @@ class FakeVMM:
     capabilities = frozenset({Capability.PAUSE})
     reason = "it is the only one"
     missing: tuple[str, ...] = ()
-    refusal = ""
 
     def __init__(self, world: World) -> None:
         self._world = world

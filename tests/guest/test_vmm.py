@@ -52,7 +52,8 @@ def running(machine: Machine, alice: User, vmm_config: str, name: str) -> Runnin
     )
     spec = VMSpec(image="", kernel="", vcpu=1, memory=shown["memory"], disk=GIB)
     vm = VM("", sid, name, 0, "", spec, Desired.RUNNING, uid=Path(f"/proc/{pid}").stat().st_uid)
-    chosen = asyncio.run(drivers.choose(parse(vmm_config), disks, probe_kvm))
+    chosen = drivers.Drivers(parse(vmm_config), disks, probe_kvm)
+    asyncio.run(chosen.choose())
     driver = chosen.of(vm)
     assert shown["vmm"] == driver.name
     assert set(shown["capabilities"]) == driver.capabilities

@@ -31,7 +31,8 @@ def lab_kernel() -> Path:
 
 
 def _make_kernel(folder: Path) -> None:
-    library = ImageLibrary(folder, libexec_dir=NATIVE, systemd=False)
+    mirror = os.environ.get("BANGER_MIRROR", "")
+    library = ImageLibrary(folder, libexec_dir=NATIVE, systemd=False, mirror=mirror)
     asyncio.run(library.pull_kernel(KERNEL, lambda _progress: None))
 
 

@@ -17,9 +17,9 @@ from tests.system.machine import Machine
 CONFIG = "/etc/banger/banger.toml"
 # BANGER_SUITES="bookworm trixie" runs every test of this folder on both.
 CHOSEN = os.environ.get("BANGER_SUITES", SUITES[0]).split()
-VMMS = ("firecracker", "qemu")
+VMMS = ("firecracker", "qemu") if os.environ.get("FIRECRACKER_BIN") else ("qemu", "firecracker")
 # What `installed` is made with: in the lab the VMM that banger itself would choose.
-ONCE = [VMMS[0] if os.environ.get("FIRECRACKER_BIN") else VMMS[1]] if LAB else CHOSEN
+ONCE = [VMMS[0]] if LAB else CHOSEN
 # For tests in which the VMM is what matters: in the lab once with each.
 with_each_vmm = pytest.mark.parametrize("installed", VMMS if LAB else CHOSEN, indirect=True, scope="session")
 SMALL = ("--vcpu", "1", "--memory", "384M")

@@ -29,10 +29,8 @@ async def test_a_vmm_that_cannot_be_started_now(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(FakeVMM, "check", check)
     (found,) = await checks("vmm")
-    assert (found.state, found.text) == (
-        "failed",
-        "fake: /usr/bin/fake cannot be used: No such file or directory",
-    )
+    why = "/usr/bin/fake cannot be used: No such file or directory (it is the only one)"
+    assert (found.state, found.text) == ("failed", why)
 
 
 async def test_what_the_vmm_cannot_do_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

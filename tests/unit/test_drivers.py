@@ -52,7 +52,9 @@ def choose(
         kvm = (works, "it works" if works else "the CPU shows neither vmx nor svm")
         if config.firecracker_bin == "HERE":
             config = structs.replace(config, firecracker_bin=str(binary))
-        return await drivers.choose(structs.replace(config, qemu_bin=str(qemu)), disks, lambda: kvm)
+        found = drivers.Drivers(structs.replace(config, qemu_bin=str(qemu)), disks, lambda: kvm)
+        await found.choose()
+        return found
 
     return chosen
 
@@ -91,12 +93,22 @@ async def test_what_the_admin_wants_and_cannot_be_is_said(
 ) -> None:
     """Nothing is started then, and what runs is talked to all the same."""
     found = await choose(config, works, there=False)
-    assert re.search(why, found.refusal)
-    assert found.refusal.endswith("; mend that, then `systemctl restart banger`")
+    assert (found.accelerator, found.reason, found.missing) == ("", "", ())
     with pytest.raises(HostNotReady, match=why):
         await found.check()
     (found._disks.run_dir(a_vm()) / "control.sock").touch()
     assert found.of(a_vm()).name == "qemu"
+
+
+async def test_what_was_missing_is_used_when_it_is_there(choose: Any, binary: Path) -> None:
+    late = binary.with_name("late")
+    found = await choose(Config(vmm="firecracker", firecracker_bin=str(late)), works=True, there=False)
+    with pytest.raises(HostNotReady, match="late cannot be run"):
+        await found.check()
+    binary.rename(late)
+    await found.check()
+    assert (found.name, found.accelerator) == ("firecracker", "kvm")
+    assert "1.17.0" in found.reason
 
 
 async def test_a_program_that_has_gone_since_is_told_when_asked(choose: Any, binary: Path) -> None:

@@ -239,7 +239,7 @@ async def test_kvm_that_is_taken_away_is_told_before_anything_is_touched() -> No
             with pytest.raises(
                 HostNotReady, match=r"KVM does not work any more: /dev/kvm cannot .*restart banger`"
             ):
-                refused(vm, ALICE)
+                await ended(refused(vm, ALICE))
         with pytest.raises(HostNotReady, match="does not work any more"):
             await service.vms.create(CreateRequest(name="new"), ALICE)
         assert world.log == done
@@ -250,12 +250,21 @@ async def test_kvm_that_is_taken_away_is_told_before_anything_is_touched() -> No
         await ended(service.vms.start(vm, ALICE))
 
 
-async def test_kvm_that_is_taken_away_between_the_request_and_the_start() -> None:
+async def test_kvm_that_is_taken_away_between_the_request_and_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     world = World()
+    effect = world.effect
+
+    def taking(name: str, sid: str) -> None:
+        if name == "ensure_run_dir":
+            world.kvm = (False, "it is gone")
+        effect(name, sid)
+
+    monkeypatch.setattr(world, "effect", taking)
     async with Service(world) as service:
         vm = await service.run(CreateRequest(name="web", start=False))
         job = service.vms.start(vm, ALICE)
-        world.kvm = (False, "it is gone")
         with pytest.raises(HostNotReady, match="it is gone"):
             await ended(job)
         vm = await service.settled("web", VMState.FAILED)

@@ -42,7 +42,7 @@ class Creator:
         self._check_isolation(by, vms)
         self._check_caches(request, by)
         if request.start:
-            self._launcher.check_vmm()
+            await self._launcher.check_vmm()
         spec = self._spec(request, by)
         in_use = ports.host.uids_in_use(config.uid_first, config.uid_count)
         uid = await ports.store.lease_uid(config.uid_first, config.uid_count, in_use)

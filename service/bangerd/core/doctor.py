@@ -50,7 +50,8 @@ class Doctor:
         try:
             await vmm.check()
         except HostNotReady as exc:
-            return Check("vmm", "failed", f"{vmm.name}: {exc}", "no VM can be started; docs/vmm.md")
+            text = f"{exc} ({vmm.reason})" if vmm.reason else str(exc)
+            return Check("vmm", "failed", text, "no VM can be started; docs/vmm.md says what is needed")
         reason = vmm.reason if why in vmm.reason else f"{vmm.reason}; {why}"
         text = f"{vmm.name} with {vmm.accelerator}: {reason}"
         if works:

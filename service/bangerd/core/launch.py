@@ -89,7 +89,7 @@ class Launcher:
             for path, role in zip(files, disk_roles(vm), strict=True)
         )
         elf = ports.library.elf_path(self.kernel(vm.spec.kernel))
-        self.check_vmm()
+        await self.check_vmm()
         launch = Launch(vm, run_dir, kernel, elf, initrd, CMDLINE, disks, kvm=ports.vmm.accelerator == "kvm")
         plan = await ports.vmm.plan(launch)
         shim = [str(ports.shim), "--dir", str(run_dir), "--channel", plan.channel]
@@ -113,10 +113,9 @@ class Launcher:
             lifeline=lifeline,
         )
 
-    def check_vmm(self) -> None:
-        """Raises HostNotReady when there is none to start, or KVM, for which it was chosen, has been taken away."""
-        if self._ports.vmm.refusal:
-            raise HostNotReady(self._ports.vmm.refusal)
+    async def check_vmm(self) -> None:
+        """Raises HostNotReady when none can be started: to be asked before anything is touched."""
+        await self._ports.vmm.check()
         works, why = self._ports.host.kvm()
         if self._ports.vmm.accelerator == "kvm" and not works:
             raise HostNotReady(

@@ -118,11 +118,11 @@ class Driver(Protocol):
 class VMM(Protocol):
     """The driver that new starts get, and for VMs that run the one that they were started with. host/drivers.py."""
 
-    name: str
-    accelerator: str
-    refusal: (
-        str  # why the one that the admin wants could not be used at the service's start; "" when it could
-    )
+    @property
+    def name(self) -> str: ...
+    @property
+    def accelerator(self) -> str:
+        """Empty while there is none that could be started."""
 
     @property
     def capabilities(self) -> frozenset[Capability]: ...

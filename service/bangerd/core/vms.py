@@ -241,14 +241,14 @@ class VMs:
     def start(self, vm: VM, by: Caller) -> Job:
         """A VM that runs is left alone; one that is paused goes on.
 
-        Raises VMBusy, CacheInUse, LimitReached, HostNotReady.
+        Raises VMBusy, CacheInUse, LimitReached.
         """
         machine = self._machine(vm.sid, shown=vm.name)
         self._check_caches(machine.vm)
-        if machine.state not in (VMState.RUNNING, VMState.PAUSED):
-            self._launcher.check_vmm()
 
         async def body(job: Job) -> None:
+            if machine.state not in (VMState.RUNNING, VMState.PAUSED, VMState.STARTING):
+                await self._launcher.check_vmm()
             if machine.vm.desired is Desired.RUNNING:
                 await machine.reach(Desired.RUNNING, _reporter(job))
             else:
@@ -276,11 +276,11 @@ class VMs:
         return body
 
     def restart(self, vm: VM, by: Caller) -> Job:
-        """Stop, then start. Raises VMBusy, HostNotReady."""
+        """Stop, then start. Raises VMBusy."""
         machine = self._machine(vm.sid, shown=vm.name)
-        self._launcher.check_vmm()
 
         async def body(job: Job) -> None:
+            await self._launcher.check_vmm()
             await machine.reach(Desired.STOPPED, _reporter(job), last_error="")
             await self._up(machine, job)
 

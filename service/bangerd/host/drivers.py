@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from bangerd.config import Config
@@ -10,7 +11,7 @@ from bangerd.core.ports import Disks
 from bangerd.core.vmm import Capability, Driver, Launch, Plan, Rates
 from bangerd.host import firecracker
 from bangerd.host.firecracker_config import CONFIG, OLDEST
-from bangerd.host.qemu import BINARY, Qemu
+from bangerd.host.qemu import Qemu
 from bangerd.model.errors import HostNotReady
 from bangerd.model.vm import VM
 
@@ -18,40 +19,83 @@ SEARCHED = "/usr/local/bin:/usr/bin:/usr/local/sbin:/usr/sbin"
 NAME = "firecracker"
 
 
-class Drivers:
-    """Implements core.vmm.VMM. `others` talk to VMs that were started with what is not chosen any more."""
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """`refusal`: why there is none, though the admin's config names one; `driver` is there for its name then."""
 
-    def __init__(
-        self,
-        chosen: Driver,
-        reason: str,
-        others: tuple[Driver, ...],
-        disks: Disks,
-        config: Config,
-        *,
-        refusal: str = "",
-    ) -> None:
-        self._chosen = chosen
-        self._reason = reason
-        self.refusal = refusal
-        self._by_name = {driver.name: driver for driver in (*others, chosen)}
-        self._disks = disks
+    driver: Driver
+    accelerator: str
+    reason: str
+    refusal: str = ""
+
+
+class Drivers:
+    """Implements core.vmm.VMM. Where the admin's VMM cannot be used the service runs all the same, for VMs that run."""
+
+    def __init__(self, config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str]]) -> None:
         self._config = config
-        self.name = chosen.name
-        self.accelerator = chosen.accelerator
+        self._disks = disks
+        self._kvm = kvm
+        limits = config.vm_limits
+        self._rates = Rates(limits.disk_bytes_per_s, limits.network_bytes_per_s)
+        # For VMs that were started with what is not chosen any more: talks to them, starts none.
+        self._nameless = firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, self._rates)
+        self._choice: Choice
+
+    async def choose(self) -> None:
+        """Firecracker where KVM works and it is there, else QEMU; or what the admin's config says."""
+        self._choice = await self._pick()
+
+    async def _pick(self) -> Choice:
+        config = self._config
+        works, why = self._kvm()
+        if config.vmm == Qemu.name:
+            return self._use_qemu('vmm = "qemu" in the admin\'s config')
+        try:
+            microvm = await _firecracker(config, self._disks, self._rates)
+        except HostNotReady as exc:
+            if config.vmm == NAME or config.firecracker_bin:
+                return self._refuse(str(exc))
+            return self._use_qemu(str(exc) if works else f"Firecracker needs KVM, and {why}")
+        if works:
+            wanted = 'vmm = "firecracker" in the admin\'s config'
+            found = "KVM works, and Firecracker is installed"
+            return Choice(microvm, microvm.accelerator, wanted if config.vmm == NAME else found)
+        if config.vmm == NAME:
+            return self._refuse(f'vmm = "firecracker" needs KVM, and {why}; mend that, or set vmm = "auto"')
+        return self._use_qemu(f"Firecracker needs KVM, and {why}")
+
+    def _use_qemu(self, reason: str) -> Choice:
+        works, _ = self._kvm()
+        driver = Qemu(self._config.qemu_bin, self._disks, self._rates, kvm=works)
+        return Choice(driver, driver.accelerator, reason)
+
+    def _refuse(self, why: str) -> Choice:
+        return Choice(self._nameless, "", "", refusal=why)
+
+    @property
+    def name(self) -> str:
+        return self._choice.driver.name
+
+    @property
+    def accelerator(self) -> str:
+        return self._choice.accelerator
 
     @property
     def reason(self) -> str:
-        if isinstance(self._chosen, firecracker.Firecracker) and not self.refusal:
-            return f"{self._reason} ({self._chosen.version})"
-        return self._reason
+        chosen = self._choice
+        if isinstance(chosen.driver, firecracker.Firecracker) and not chosen.refusal:
+            return f"{chosen.reason} ({chosen.driver.version})"
+        return chosen.reason
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        return self._chosen.capabilities
+        return self._choice.driver.capabilities
 
     @property
     def missing(self) -> tuple[str, ...]:
+        if self._choice.refusal:
+            return ()
         limits = self._config.vm_limits
         asked = {
             "vm_limits.disk_rate": (limits.disk_bytes_per_s, Capability.DISK_RATE),
@@ -62,65 +106,32 @@ class Drivers:
             for key, (value, needed) in asked.items()
             if value and needed not in self.capabilities
         ]
-        pci = isinstance(self._chosen, firecracker.Firecracker) and self._chosen.features.pci
+        driver = self._choice.driver
+        pci = isinstance(driver, firecracker.Firecracker) and driver.features.pci
         if self._config.firecracker_pci and not pci:
             found.append("firecracker_pci has no effect: it needs Firecracker 1.13 or later")
         return tuple(found)
 
     async def check(self) -> None:
-        if self.refusal:
-            raise HostNotReady(self.refusal)
-        await self._chosen.check()
+        if self._choice.refusal:
+            await self.choose()  # what was missing may be there by now
+        if self._choice.refusal:
+            raise HostNotReady(self._choice.refusal)
+        await self._choice.driver.check()
 
     async def plan(self, launch: Launch) -> Plan:
-        return await self._chosen.plan(launch)
+        await self.check()
+        return await self._choice.driver.plan(launch)
 
     def of(self, vm: VM) -> Driver:
         """The driver of a VM that runs, and the one that a VM at rest will get."""
-        if os.path.lexists(self._disks.run_dir(vm) / "control.sock"):
-            name = NAME if os.path.lexists(self._disks.run_dir(vm) / CONFIG) else Qemu.name
-            return self._by_name[name]
-        return self._chosen
-
-
-async def choose(config: Config, disks: Disks, kvm: Callable[[], tuple[bool, str]]) -> Drivers:
-    """Firecracker where KVM works and it is there, else QEMU; or what the admin's config says.
-
-    Where that cannot be used the service runs all the same, for VMs that run, and nothing is started.
-    """
-    works, why = kvm()
-    rates = Rates(config.vm_limits.disk_bytes_per_s, config.vm_limits.network_bytes_per_s)
-    nameless = firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, rates)
-    others = (Qemu(BINARY, disks, rates, kvm=works), nameless)
-
-    def use(driver: Driver, reason: str, refusal: str = "") -> Drivers:
-        return Drivers(driver, reason, others, disks, config, refusal=refusal)
-
-    def use_qemu(reason: str) -> Drivers:
-        return use(Qemu(config.qemu_bin, disks, rates, kvm=works), reason)
-
-    def refuse(why: str) -> Drivers:
-        return use(nameless, why, f"{why}; mend that, then `systemctl restart banger`")
-
-    if config.vmm == Qemu.name:
-        return use_qemu('vmm = "qemu" in the admin\'s config')
-    try:
-        microvm = await _firecracker(config, disks, rates)
-    except HostNotReady as exc:
-        if config.vmm == NAME or config.firecracker_bin:
-            return refuse(str(exc))
-        return use_qemu(str(exc) if works else f"Firecracker needs KVM, and {why}")
-    if works:
-        wanted = config.vmm == NAME
-        return use(
-            microvm,
-            'vmm = "firecracker" in the admin\'s config'
-            if wanted
-            else "KVM works, and Firecracker is installed",
-        )
-    if config.vmm == NAME:
-        return refuse(f'vmm = "firecracker" needs KVM, and {why}')
-    return use_qemu(f"Firecracker needs KVM, and {why}")
+        chosen = self._choice.driver
+        if not os.path.lexists(self._disks.run_dir(vm) / "control.sock"):
+            return chosen
+        name = NAME if os.path.lexists(self._disks.run_dir(vm) / CONFIG) else Qemu.name
+        if chosen.name == name:
+            return chosen
+        return self._nameless if name == NAME else self._use_qemu("").driver
 
 
 async def _firecracker(config: Config, disks: Disks, rates: Rates) -> firecracker.Firecracker:

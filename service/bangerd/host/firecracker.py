@@ -230,9 +230,12 @@ def check_binary(path: Path) -> Path:
             closed = shared or stat.S_ISLNK(seen.st_mode)
             open_to_others = seen.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not closed
             if seen.st_uid != 0 or open_to_others:
-                raise HostNotReady(
-                    f"{path} is not used: others than root can change {part}; chown root:root and chmod go-w it"
+                mend = (
+                    "chown -h root:root it"
+                    if stat.S_ISLNK(seen.st_mode)
+                    else "chown root:root and chmod go-w it"
                 )
+                raise HostNotReady(f"{path} is not used: others than root can change {part}; {mend}")
     except OSError as exc:
         raise HostNotReady(f"{path} cannot be used: {exc.strerror}") from exc
     check_program(str(path))
@@ -256,9 +259,9 @@ def _way(path: Path) -> Iterator[Path]:
         if links > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target = step.readlink()
-        if target.is_absolute():
-            at = Path("/")
-        left += [part for part in reversed(target.parts) if part != "/"]
+        absolute = target.is_absolute()
+        at = Path("/") if absolute else at
+        left += reversed(target.parts[1:] if absolute else target.parts)
 
 
 def _open_pipe(path: Path, uid: int) -> FileIO:

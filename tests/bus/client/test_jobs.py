@@ -98,7 +98,7 @@ def test_a_second_ctrl_c_leaves_at_once(lab):
 def test_a_service_that_dies_in_the_midst_of_a_job(mortal, command):
     mortal.set(jobs={"Stop": SLOW, "CreateVM": SLOW, "PullImage": SLOW})
     client = mortal.spawn(*command, "--json") if "--" not in command else mortal.spawn(*command)
-    wait_busy(mortal, client)
+    mortal.wait_for({"stop": "Stop", "run": "CreateVM", "pull": "PullImage"}[command[1]])
     mortal.end()
     _, err = client.communicate(timeout=5)
     assert client.returncode == (125 if "--" in command else 1)
