@@ -89,12 +89,12 @@ def inside(alice: User, script: str) -> str:
 def test_memory_that_a_guest_has_freed_is_the_hosts_again(alice: User, box: Running) -> None:
     if Capability.FREE_PAGE_REPORTING not in box.driver.capabilities:
         pytest.skip("needs Firecracker with free page reporting: 1.14")
-    before = box.memory()
+    before = box.memory()  # in huge pages: of some, the guest has only touched a part
     inside(alice, f"dd if=/dev/zero of=/dev/shm/much bs=1M count={TOUCHED // MIB} 2>/dev/null")
     much = box.memory()
-    assert much > before + TOUCHED * 3 // 4
+    assert much > before + TOUCHED // 2
     inside(alice, "rm /dev/shm/much")
-    until(lambda: box.memory() < much - TOUCHED * 3 // 4, lambda: f"{much} bytes became {box.memory()}")
+    until(lambda: box.memory() < much - TOUCHED // 2, lambda: f"{much} bytes became {box.memory()}")
 
 
 @pytest.mark.lab
