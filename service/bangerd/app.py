@@ -210,13 +210,12 @@ async def serve(options: Options) -> None:
 async def _choose_vmm(config: configuration.Config, disks: DiskFiles, host: HostFacts) -> drivers.Drivers:
     """What about it will not be as the admin wants is in the log."""
     vmm = drivers.Drivers(config, disks, host.kvm)
-    await vmm.choose()
-    for text in vmm.missing:
-        log.warning("%s", text)
     try:
         await vmm.check()
     except HostNotReady as exc:
         log.warning("no VM can be started: %s", exc)
+    for text in vmm.missing:
+        log.warning("%s", text)
     return vmm
 
 

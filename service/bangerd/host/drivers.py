@@ -38,40 +38,42 @@ class Drivers:
         self._kvm = kvm
         limits = config.vm_limits
         self._rates = Rates(limits.disk_bytes_per_s, limits.network_bytes_per_s)
-        # For VMs that were started with what is not chosen any more: talks to them, starts none.
-        self._nameless = firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, self._rates)
-        self._choice: Choice
-
-    async def choose(self) -> None:
-        """Firecracker where KVM works and it is there, else QEMU; or what the admin's config says."""
-        self._choice = await self._pick()
+        # For VMs that were started with what is not chosen any more: these talk to them, and start none.
+        nameless = firecracker.Firecracker(Path(NAME), (*OLDEST, 0), disks, self._rates)
+        works, _ = kvm()
+        self._others: dict[str, Driver] = {
+            NAME: nameless,
+            Qemu.name: Qemu(config.qemu_bin, disks, self._rates, kvm=works),
+        }
+        self._choice = self._refuse("nobody has asked yet whether there is a VMM")
 
     async def _pick(self) -> Choice:
+        """Firecracker where KVM works and it is there, else QEMU; or what the admin's config says."""
         config = self._config
         works, why = self._kvm()
+
+        def use_qemu(reason: str) -> Choice:
+            driver = Qemu(config.qemu_bin, self._disks, self._rates, kvm=works)
+            return Choice(driver, driver.accelerator, reason)
+
         if config.vmm == Qemu.name:
-            return self._use_qemu('vmm = "qemu" in the admin\'s config')
+            return use_qemu('vmm = "qemu" in the admin\'s config')
         try:
             microvm = await _firecracker(config, self._disks, self._rates)
         except HostNotReady as exc:
             if config.vmm == NAME or config.firecracker_bin:
                 return self._refuse(str(exc))
-            return self._use_qemu(str(exc) if works else f"Firecracker needs KVM, and {why}")
+            return use_qemu(str(exc) if works else f"Firecracker needs KVM, and {why}")
         if works:
             wanted = 'vmm = "firecracker" in the admin\'s config'
             found = "KVM works, and Firecracker is installed"
             return Choice(microvm, microvm.accelerator, wanted if config.vmm == NAME else found)
         if config.vmm == NAME:
             return self._refuse(f'vmm = "firecracker" needs KVM, and {why}; mend that, or set vmm = "auto"')
-        return self._use_qemu(f"Firecracker needs KVM, and {why}")
-
-    def _use_qemu(self, reason: str) -> Choice:
-        works, _ = self._kvm()
-        driver = Qemu(self._config.qemu_bin, self._disks, self._rates, kvm=works)
-        return Choice(driver, driver.accelerator, reason)
+        return use_qemu(f"Firecracker needs KVM, and {why}")
 
     def _refuse(self, why: str) -> Choice:
-        return Choice(self._nameless, "", "", refusal=why)
+        return Choice(self._others[NAME], "", "", refusal=why)
 
     @property
     def name(self) -> str:
@@ -96,10 +98,9 @@ class Drivers:
     def missing(self) -> tuple[str, ...]:
         if self._choice.refusal:
             return ()
-        limits = self._config.vm_limits
         asked = {
-            "vm_limits.disk_rate": (limits.disk_bytes_per_s, Capability.DISK_RATE),
-            "vm_limits.network_rate": (limits.network_bytes_per_s, Capability.NETWORK_RATE),
+            "vm_limits.disk_rate": (self._rates.disk, Capability.DISK_RATE),
+            "vm_limits.network_rate": (self._rates.network, Capability.NETWORK_RATE),
         }
         found = [
             f"{key} is not kept: {self.name} cannot do that"
@@ -113,15 +114,18 @@ class Drivers:
         return tuple(found)
 
     async def check(self) -> None:
-        if self._choice.refusal:
-            await self.choose()  # what was missing may be there by now
-        if self._choice.refusal:
-            raise HostNotReady(self._choice.refusal)
-        await self._choice.driver.check()
+        """The first call chooses; after a refusal the next one does, as what was missing may be there by now."""
+        await (await self._usable()).check()
 
     async def plan(self, launch: Launch) -> Plan:
-        await self.check()
-        return await self._choice.driver.plan(launch)
+        return await (await self._usable()).plan(launch)
+
+    async def _usable(self) -> Driver:
+        if self._choice.refusal:
+            self._choice = await self._pick()
+        if self._choice.refusal:
+            raise HostNotReady(self._choice.refusal)
+        return self._choice.driver
 
     def of(self, vm: VM) -> Driver:
         """The driver of a VM that runs, and the one that a VM at rest will get."""
@@ -129,9 +133,7 @@ class Drivers:
         if not os.path.lexists(self._disks.run_dir(vm) / "control.sock"):
             return chosen
         name = NAME if os.path.lexists(self._disks.run_dir(vm) / CONFIG) else Qemu.name
-        if chosen.name == name:
-            return chosen
-        return self._nameless if name == NAME else self._use_qemu("").driver
+        return chosen if chosen.name == name else self._others[name]
 
 
 async def _firecracker(config: Config, disks: Disks, rates: Rates) -> firecracker.Firecracker:
